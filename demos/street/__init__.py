@@ -1,0 +1,1 @@
+"""Training of the street pipeline: four heads on one trunk, from one label map a picture."""

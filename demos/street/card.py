@@ -1,0 +1,146 @@
+"""The model card of the street network: what it is for, what it learnt from, how good it is, where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from street.labels import MIN_OBJECT_AREA, MIN_OBJECT_SIDE, MIN_TAG_SHARE, OBJECTS, SURFACES
+
+_TEXT = """\
+# street.sbb: four answers about a street, from one trunk
+
+| | |
+|---|---|
+| pipeline | `street.yaml` beside this file: MobileNetV2 trunk, feature pyramid of 64 channels, four heads |
+| file | {megabytes:.1f} MB, {millions:.2f} M weights (filters in float16, norms and biases in float32), no pickle |
+| input | RGB, 384×640 (height × width), letterboxed, ImageNet normalisation |
+| `surface` | the class of every pixel, of 11: {surfaces} |
+| `objects` | boxes of {objects} |
+| `edges` | where one class ends and another begins |
+| `scene` | which of the 11 classes are there |
+
+## How good it is
+
+CamVid, pictures of 480×360, through the pipeline's own intake and decoders. `val` was used to choose the weights;
+`test` was computed once, for this table.
+
+| metric | val ({val_pictures} pictures) | test ({test_pictures} pictures) |
+|---|---|---|
+{metrics}
+
+IoU of `surface` and F1 of `scene`, class by class:
+
+| class | IoU val | IoU test | tag F1 val | tag F1 test |
+|---|---|---|---|---|
+{classes}
+
+Average precision of `objects` at IoU 0.5, with the number of boxes asked for:
+
+| class | AP50 val | boxes | AP50 test | boxes |
+|---|---|---|---|---|
+{boxes}
+
+What the metrics mean: mIoU is the mean over the classes that occur, void left out. AP50 is the area under the whole
+precision envelope, boxes from a score of 0.02 up; a detection on an ignored box counts neither way. Boundary F1 takes
+the pixels answered `edge` (lines as thick as the cells, not thinned) against the labels' class boundaries, each within
+{tolerance:g} pixels. Tag F1 is the mean over tags, at the pipeline's threshold.
+
+## What it learnt from
+
+* CamVid `train`, 367 pictures of one city's streets (Brostow, Fauqueur and Cipolla 2009; the 11-class labels of the
+  SegNet tutorial). **CamVid is offered for research use: so are these weights.** The data itself is not shipped.
+{synthetic}
+
+The labels of `surface` are CamVid's. The other three are derived from them, and no better than that derivation:
+
+* `objects`: a box is the extent of a connected component of its class. Cars that touch in the picture are one box, and a
+  car behind a pole is two. Components under {area} pixels, or with a side under {side}, are ignored: neither asked for nor
+  punished. So the AP is that of "blobs of a class", not of counted road users.
+* `edges`: a pixel with a direct neighbour of another class, void left out; learnt in cells of 4×4 pixels.
+* `scene`: a class that covers at least {share:.1%} of the known pixels.
+
+## How it was trained
+
+From random weights, no pretraining: {steps} steps of batch {batch}, {minutes:.0f} minutes on two CPU cores in bfloat16, by
+`demos/train_street.py`. Crops of {crops}; scale 0.5–2, flips, colour, blur and noise.
+AdamW, {lr:g} with a cosine to zero, weight decay {decay:g}; the shipped weights are a moving average ({averaging}).
+Cross-entropy with mild class weights (`surface`), focal loss and GIoU (`objects`), weighted cross-entropy (`edges`),
+binary cross-entropy (`scene`).
+
+## Limits
+
+{limits}
+"""
+
+
+def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """The card as Markdown. ``report`` has the metrics of ``evaluation.judge`` for ``val`` and ``test``.
+
+    ``recipe``: the training's recipe with ``step``, ``seconds``, ``synthetic_frames`` and ``limits`` (a list of lines).
+    """
+    val, test = report["val"], report["test"]
+    frames = recipe["synthetic_frames"]
+    synthetic = (
+        f"* The synthetic street, {frames} rendered frames, its classes mapped to CamVid's: "
+        f"{recipe['synthetic']:.0%} of each batch."
+    )
+    return _TEXT.format(
+        megabytes=path.stat().st_size / 1e6,
+        millions=weights / 1e6,
+        surfaces=", ".join(SURFACES),
+        objects=", ".join(OBJECTS),
+        val_pictures=val["pictures"],
+        test_pictures=test["pictures"],
+        metrics=_rows(
+            ("`surface` mIoU", val["surface"]["miou"], test["surface"]["miou"]),
+            ("`surface` pixel accuracy", val["surface"]["accuracy"], test["surface"]["accuracy"]),
+            ("`objects` mAP50", val["objects"]["map50"], test["objects"]["map50"]),
+            ("`edges` boundary F1", val["edges"]["f1"], test["edges"]["f1"]),
+            ("`scene` tag F1", val["scene"]["f1"], test["scene"]["f1"]),
+        ),
+        classes=_rows(
+            *(
+                (name, *(split["surface"]["iou"][name] for split in (val, test)))
+                + tuple(split["scene"]["f1_by_tag"][name] for split in (val, test))
+                for name in SURFACES
+            )
+        ),
+        boxes=_rows(
+            *(
+                tuple(
+                    [name]
+                    + [
+                        cell
+                        for split in (val, test)
+                        for cell in (split["objects"][key][name] for key in ("ap50", "boxes"))
+                    ]
+                )
+                for name in OBJECTS
+            )
+        ),
+        tolerance=val["edges"]["tolerance_px"],
+        synthetic=synthetic if frames else "* No synthetic pictures.",
+        area=MIN_OBJECT_AREA,
+        side=MIN_OBJECT_SIDE,
+        share=MIN_TAG_SHARE,
+        steps=recipe["step"],
+        batch=recipe["batch"],
+        minutes=recipe["seconds"] / 60,
+        crops=", then ".join(f"{height}×{width}" for _, height, width in recipe["crops"]),
+        lr=recipe["lr"],
+        decay=recipe["weight_decay"],
+        averaging=recipe["averaging"],
+        limits="\n".join(f"* {line}" for line in recipe["limits"]),
+    )
+
+
+def _rows(*rows: tuple[Any, ...]) -> str:
+    return "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

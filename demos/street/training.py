@@ -1,0 +1,176 @@
+"""One training run: network, averaged weights, optimizer, clock; saved and resumed as one file without pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from street.batches import Batch, Mix, class_weights
+from street.loss import WEIGHTS, Grid, multi_task_loss
+
+LONGEST_STEP = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides how training goes. ``steps`` or ``minutes`` of work end it; ``steps`` wins if given.
+
+    ``crops``: (share of the training at which it begins, height, width), ascending.
+    """
+
+    minutes: float = 60.0
+    steps: int | None = None
+    batch: int = 8
+    crops: tuple[tuple[float, int, int], ...] = ((0.0, 224, 320), (0.6, 352, 480))
+    lr: float = 2e-3
+    weight_decay: float = 0.04
+    warm_up: float = 0.03
+    averaging: float = 0.998
+    synthetic: float = 0.25
+    bf16: bool = True
+    seed: int = 0
+
+    def crop(self, progress: float) -> tuple[int, int]:
+        """Height and width of the crops at ``progress`` in 0–1."""
+        return [(height, width) for begin, height, width in self.crops if progress >= begin][-1]
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at ``progress`` in 0–1: a linear warm-up, then half a cosine."""
+        if progress < self.warm_up:
+            return self.lr * (0.02 + 0.98 * progress / self.warm_up)
+        return self.lr * (0.005 + 0.995 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Steps done and seconds worked; a step counts for LONGEST_STEP seconds at most, so pauses cost no schedule."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def progress(self, recipe: Recipe) -> float:
+        """Share of the training done, 0–1."""
+        if recipe.steps is not None:
+            return self.step / recipe.steps
+        return self.seconds / (60 * recipe.minutes)
+
+    def tick(self, seconds: float) -> None:
+        """One more step, which took ``seconds`` on the wall."""
+        self.step += 1
+        self.seconds += min(seconds, LONGEST_STEP)
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A network in training on ``mix``; ``average`` holds the moving average of its weights and buffers."""
+
+    network: nn.Module
+    recipe: Recipe
+    mix: Mix
+    device: torch.device
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    taps: tuple[int, ...] = (8, 16, 32)
+    clock: Clock = field(default_factory=Clock)
+    average: dict[str, Tensor] = field(init=False)
+    optimizer: torch.optim.AdamW = field(init=False)
+    weight: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network.to(self.device, memory_format=torch.channels_last)
+        self.average = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(_groups(self.network, self.recipe.weight_decay), lr=self.recipe.lr)
+        self.weight = class_weights(self.mix.real).to(self.device)
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Train to the end of the recipe, giving the losses and the speed of each step."""
+        self.network.train()
+        while (progress := self.clock.progress(self.recipe)) < 1:
+            began = time.monotonic()
+            crop = self.recipe.crop(progress)
+            batch = self.mix.batch(self.clock.step, self.recipe.batch, crop).to(self.device)
+            losses = self.step(batch, self.recipe.rate(progress))
+            seconds = time.monotonic() - began
+            self.clock.tick(seconds)
+            yield {"step": self.clock.step, "progress": round(progress, 4), "seconds": round(seconds, 3), **losses}
+
+    def step(self, batch: Batch, rate: float) -> dict[str, float]:
+        """One update on one batch; returns the losses. Raises ValueError when the loss is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            raw = self.network(normalized(batch.images, self.mean, self.std))
+        grid = Grid.of(*batch.images.shape[-2:], self.taps)
+        losses = multi_task_loss(raw, batch.targets, batch.boxes, grid, self.weight)
+        total = torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
+        if not bool(torch.isfinite(total)):
+            told = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
+            raise ValueError(f"the loss is not finite at step {self.clock.step}: {told}")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self._average()
+        return {name: round(float(loss.detach()), 4) for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(self.recipe.averaging, (1 + self.clock.step) / (10 + self.clock.step))
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, 1 - keep)
+            else:
+                self.average[name].copy_(tensor)
+
+    def save(self, path: Path) -> None:
+        """Write everything that ``resume`` needs; the file is complete or the old one stays."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        about = {"clock": json.dumps(asdict(self.clock)), "recipe": json.dumps(asdict(self.recipe))}
+        fresh = path.with_suffix(".tmp")
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, about)
+        os.replace(fresh, path)
+
+    def resume(self, path: Path) -> None:
+        """Take up where ``save`` left off."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        with safe_open(path, "pt", device=str(self.device)) as file:
+            self.clock = Clock(**json.loads(file.metadata()["clock"]))
+            for key in file.keys():  # noqa: SIM118 (not a mapping)
+                part, _, name = key.partition(".")
+                parts[part][name] = file.get_tensor(key)
+        self.network.load_state_dict(parts["network"])
+        self.average = parts["average"]
+        state = self.optimizer.state_dict()
+        for key, tensor in parts["optimizer"].items():
+            index, _, name = key.partition(".")
+            state["state"].setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict(state)
+
+
+def normalized(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """uint8 [N, 3, H, W] to float32 ``(x - mean) / std``, channels last in memory."""
+    shift, scale = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (mean, std))
+    return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Convolution weights decay; biases and norms do not."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

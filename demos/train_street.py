@@ -1,0 +1,141 @@
+"""Train the street pipeline on CamVid and the synthetic street: ``python demos/train_street.py train --data DIR``.
+
+``render`` fills the cache of synthetic frames, ``train`` trains (and resumes: the same command again), ``report``
+judges the averaged weights on ``val`` or ``test``, ``publish`` writes the artifact and its model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from street import evaluation, pictures, publishing
+from street.batches import Mix
+from street.training import Recipe, Trainer
+
+from sharedbb import nets, spec
+
+PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "street.yaml"
+
+
+def main() -> None:
+    options = _options()
+    torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    {"render": render, "train": train, "report": report, "publish": publish}[options.command](options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("render", "train", "report", "publish"))
+    parser.add_argument("--data", type=Path, help="folder of CamVid: train, trainannot, val, valannot, test, testannot")
+    parser.add_argument("--run", type=Path, default=Path("runs/street"), help="folder of checkpoint, log and cache")
+    parser.add_argument("--minutes", type=float, default=60.0, help="minutes of work until the learning rate is zero")
+    parser.add_argument("--steps", type=int, help="train for so many steps instead")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--every", type=float, default=3.0, help="minutes between checkpoints")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="which split to report on")
+    parser.add_argument("--out", type=Path, default=PIPELINE.with_suffix(".sbb"), help="the artifact to write")
+    parser.add_argument("--frames", type=int, default=360, help="synthetic frames to render")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def untrained() -> tuple[spec.Pipeline, torch.nn.Module]:
+    """The street pipeline and its network with random weights."""
+    pipeline = spec.load(str(PIPELINE))
+    bare = pipeline.model_copy(update={"backbone": pipeline.backbone.model_copy(update={"weights": None})})
+    return pipeline, nets.build(bare)
+
+
+def trainer(options: argparse.Namespace) -> Trainer:
+    """A trainer at the start, or where its checkpoint left off."""
+    pipeline, network = untrained()
+    real = pictures.camvid(options.data, "train")
+    synthetic = pictures.cached_synthetic(options.run / "synthetic")
+    recipe = Recipe(options.minutes, options.steps, options.batch, lr=options.lr, seed=options.seed)
+    normalization = pipeline.input.normalization
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made = Trainer(
+        network,
+        recipe,
+        Mix(real, synthetic, recipe.synthetic, recipe.seed),
+        device,
+        normalization.mean,
+        normalization.std,
+        taps=pipeline.heads["objects"].taps,
+    )
+    checkpoint = options.run / "checkpoint.safetensors"
+    if checkpoint.is_file():
+        made.resume(checkpoint)
+    print(
+        f"{len(real)} pictures of CamVid, {len(synthetic)} synthetic, from step {made.clock.step}, {device}", flush=True
+    )
+    return made
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train to the end, with a checkpoint every few minutes and a JSON line every ten steps."""
+    options.run.mkdir(parents=True, exist_ok=True)
+    made = trainer(options)
+    print(f"pid {os.getpid()}", flush=True)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    saved = time.monotonic()
+    with (options.run / "log.jsonl").open("a") as log:
+        for line in made.run():
+            if line["step"] % 10 == 0:
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if time.monotonic() - saved > 60 * options.every:
+                made.save(options.run / "checkpoint.safetensors")
+                saved = time.monotonic()
+            if stopped:
+                break
+    made.save(options.run / "checkpoint.safetensors")
+
+
+def render(options: argparse.Namespace) -> None:
+    """Fill the cache of synthetic frames."""
+    from street import synthetic
+
+    synthetic.render(options.run / "synthetic", options.frames, options.seed)
+
+
+def judged(state: dict[str, torch.Tensor], data: Path, split: str) -> dict[str, Any]:
+    """The metrics of these weights on one split of CamVid."""
+    pipeline, network = untrained()
+    network.load_state_dict(state)
+    network.to(memory_format=torch.channels_last)
+    predictor = evaluation.Predictor(network, pipeline, evaluation.LOWEST_SCORE)
+    return evaluation.judge(predictor, pictures.camvid(data, split))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Judge the averaged weights of the checkpoint on one split and print the metrics as JSON."""
+    state = publishing.averaged(options.run / "checkpoint.safetensors")
+    print(json.dumps(judged(state, options.data, options.split), indent=1), flush=True)
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Judge the averaged weights, rounded as they are stored, on ``val`` and ``test``; write artifact and card."""
+    checkpoint = options.run / "checkpoint.safetensors"
+    state = publishing.rounded(publishing.averaged(checkpoint))
+    metrics = {split: judged(state, options.data, split) for split in ("val", "test")}
+    synthetic = len(pictures.cached_synthetic(options.run / "synthetic"))
+    recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": synthetic}
+    publishing.publish(untrained()[0], state, metrics, recipe, options.out)
+    print(json.dumps(metrics, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

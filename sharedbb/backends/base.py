@@ -1,0 +1,91 @@
+"""What every backend offers, and what the engine may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.types import Normalization, Size
+
+if TYPE_CHECKING:
+    from sharedbb.graph.cut import Segment
+
+
+@dataclass(slots=True, eq=False)
+class Picture:
+    """The network's input buffer of one stream: ``array`` (1, height, width, 3) uint8 RGB, and the backend's view.
+
+    Whoever fills ``array`` has filled ``feature``: they share memory, or ``Backend.upload`` makes them equal.
+    """
+
+    array: NDArray[np.uint8]
+    feature: Any
+
+
+class Session(Protocol):
+    """One stream's use of an executable. Its results may live in buffers that the next call overwrites."""
+
+    def __call__(self, features: Sequence[Any]) -> Sequence[Any]:
+        """Run the segment: features in the order of its inputs, results in the order of its outputs."""
+        ...
+
+
+class Executable(Protocol):
+    """A compiled segment, shared by all streams."""
+
+    def session(self) -> Session:
+        """A session with buffers of its own."""
+        ...
+
+
+class Backend(Protocol):
+    """Compiles segments for one device in one precision.
+
+    Between segments, features are whatever the backend likes best (its own precision, NHWC in memory); only the picture
+    and the answers have a form that the engine knows.
+    """
+
+    name: ClassVar[str]
+    precision: str
+    device: str
+
+    def __init__(self, precision: str, device: str, threads: int | None) -> None: ...
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """What ``auto`` may choose from on a device, the one expected to be fastest first; empty when it cannot run."""
+        ...
+
+    @staticmethod
+    def version() -> str:
+        """Version of what compiles and runs, for cache keys and reports."""
+        ...
+
+    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> Executable:
+        """Compile a segment. It reads the picture (input ``input``) as uint8 and normalises it inside; outputs named in
+        ``answers`` are float32 for ``answer``. Raises BackendError."""
+        ...
+
+    def picture(self, size: Size) -> Picture:
+        """A new input buffer for one stream."""
+        ...
+
+    def upload(self, picture: Picture) -> None:
+        """Bring what was written to ``picture.array`` to the device; nothing where memory is shared."""
+        ...
+
+    def answer(self, feature: Any) -> NDArray[np.float32]:
+        """A result as float32 NumPy on the host, four-dimensional ones NHWC; valid until the session runs again."""
+        ...
+
+    def save(self, executable: Executable) -> bytes | None:
+        """The compiled segment as bytes for the disk cache, None when it cannot be stored."""
+        ...
+
+    def load(self, stored: bytes) -> Executable:
+        """A compiled segment from the bytes that ``save`` gave."""
+        ...

@@ -1,0 +1,238 @@
+"""Torch itself as a backend: eager (the reference), Inductor on the CPU, CUDA graphs on NVIDIA GPUs.
+
+Features are NCHW tensors in channels_last memory, which is NHWC as the other backends have it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sharedbb.backends.base import Picture
+from sharedbb.errors import BackendError
+from sharedbb.graph.lower import to_module
+from sharedbb.types import Normalization, Size
+
+if TYPE_CHECKING:
+    from sharedbb.graph.cut import Segment
+
+# A segment's module, plain or compiled.
+Module = Callable[..., tuple[Tensor, ...]]
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class SegmentModule(nn.Module):
+    """A segment with the backends' boundary around it: the uint8 picture in, float32 answers out."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, segment: Segment, normalization: Normalization, answers: frozenset[str], precision: str) -> None:
+        super().__init__()
+        self.body = to_module(segment.graph)
+        self.inputs = segment.inputs
+        self.outputs = segment.outputs
+        self.answers = answers
+        self.dtype = DTYPES[precision]
+        self.register_buffer("mean", torch.tensor(normalization.mean).view(1, 3, 1, 1))
+        self.register_buffer("scale", 1.0 / torch.tensor(normalization.std).view(1, 3, 1, 1))
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Features in the order of the segment's inputs, results in that of its outputs."""
+        ready = [self._normalised(x) if name == "input" else x for name, x in zip(self.inputs, features, strict=True)]
+        with torch.autocast(features[0].device.type, self.dtype, enabled=self.dtype is not torch.float32):
+            results = self.body(*ready)
+        return tuple(results[name].float() if name in self.answers else results[name] for name in self.outputs)
+
+    def _normalised(self, picture: Tensor) -> Tensor:
+        return (picture.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+
+
+class TorchSession:
+    """Calls the module; every call gives new tensors."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+
+    @torch.inference_mode()
+    def __call__(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run the segment."""
+        return self._module(*features)
+
+
+class TorchExecutable:
+    """A module that runs segments for any number of streams."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def session(self) -> TorchSession:
+        """A session; torch allocates its results anew at every call."""
+        return TorchSession(self.module)
+
+
+class EagerBackend:
+    """Torch without compilation: slow, plain, and what every other backend is held against."""
+
+    name: ClassVar[str] = "eager"
+
+    def __init__(self, precision: str, device: str = "cpu", threads: int | None = None) -> None:
+        if precision not in DTYPES:
+            raise BackendError(f"{self.name} knows the precisions {', '.join(DTYPES)}, not {precision!r}")
+        if not self.precisions(device):
+            raise BackendError(f"{self.name} cannot run on {device} here; `sharedbb doctor` says what can")
+        self.precision = precision
+        self.device = device
+        if threads and device == "cpu":
+            torch.set_num_threads(threads)
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """Plain float32, on whatever device torch has."""
+        return ("f32",) if device == "cpu" or torch.cuda.is_available() else ()
+
+    @staticmethod
+    def version() -> str:
+        """Version of torch."""
+        return str(torch.__version__)
+
+    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> TorchExecutable:
+        """The segment as a module with channels_last weights on the device."""
+        return TorchExecutable(self._module(segment, normalization, answers))
+
+    def _module(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> SegmentModule:
+        module = SegmentModule(segment, normalization, answers, self.precision).eval().to(self.device)
+        return module.to(memory_format=torch.channels_last)
+
+    def picture(self, size: Size) -> Picture:
+        """A uint8 NHWC buffer; on a GPU a page-locked one and its copy there."""
+        host = torch.zeros((1, size.height, size.width, 3), dtype=torch.uint8, pin_memory=self.device != "cpu")
+        return Picture(host.numpy(), host if self.device == "cpu" else host.to(self.device))
+
+    def upload(self, picture: Picture) -> None:
+        """Copy the page-locked buffer to the GPU without waiting."""
+        if self.device != "cpu":
+            picture.feature.copy_(torch.from_numpy(picture.array), non_blocking=True)
+
+    def answer(self, feature: Tensor) -> NDArray[np.float32]:
+        """The result on the host, NHWC when it has four dimensions."""
+        placed = feature.permute(0, 2, 3, 1) if feature.dim() == 4 else feature
+        array: NDArray[np.float32] = placed.cpu().numpy()
+        return array
+
+    def save(self, executable: TorchExecutable) -> bytes | None:
+        """Nothing to store: a module is rebuilt from the graph."""
+        return None
+
+    def load(self, stored: bytes) -> TorchExecutable:
+        """Never called, since nothing is stored."""
+        raise BackendError(f"{self.name} stores nothing")
+
+
+class InductorBackend(EagerBackend):
+    """torch.compile with frozen weights. Needs a C++ compiler on the machine."""
+
+    name: ClassVar[str] = "inductor"
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """bfloat16 where the CPU multiplies it in hardware, float32 anywhere with a compiler."""
+        if device != "cpu" or not any(shutil.which(compiler) for compiler in ("g++", "c++", "clang++", "cl")):
+            return ()
+        narrow = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return ("bf16", "f32") if narrow else ("f32",)
+
+    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> TorchExecutable:
+        """Compile now, at the segment's shapes, so that nothing is left for the first frame."""
+        plain = self._module(segment, normalization, answers)
+        module = torch.compile(plain, fullgraph=True, dynamic=False, options={"freezing": True})
+        try:
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                module(*self._example(segment))
+        except Exception as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise BackendError(f"{self.name} cannot compile segment {segment.name}: {reason}") from error
+        return TorchExecutable(module)
+
+    def _example(self, segment: Segment) -> list[Tensor]:
+        features = []
+        for name in segment.inputs:
+            node = segment.graph.by_name[name]
+            if name == "input":
+                batch, channels, height, width = node.shape
+                features.append(torch.zeros((batch, height, width, channels), dtype=torch.uint8, device=self.device))
+                continue
+            dtype = DTYPES[self.precision] if node.dtype.is_floating_point else node.dtype
+            feature = torch.zeros(node.shape, dtype=dtype, device=self.device)
+            features.append(feature.to(memory_format=torch.channels_last) if feature.dim() == 4 else feature)
+        return features
+
+
+class CudaGraphSession:
+    """Replays a recorded CUDA graph; records again only when its inputs are other tensors than before."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._features: tuple[Tensor, ...] = ()
+        self._results: tuple[Tensor, ...] = ()
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.inference_mode()
+    def __call__(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run the segment; the results are this session's buffers, overwritten by the next call."""
+        same = len(features) == len(self._features)
+        if self._graph is None or not (same and all(map(_is, features, self._features))):
+            self._record(tuple(features))
+        assert self._graph is not None
+        self._graph.replay()
+        return self._results
+
+    def _record(self, features: tuple[Tensor, ...]) -> None:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._module(*features)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._results = self._module(*features)
+        self._features = features
+
+
+def _is(one: Tensor, other: Tensor) -> bool:
+    return one is other
+
+
+class CudaExecutable(TorchExecutable):
+    """A compiled module on a GPU."""
+
+    def session(self) -> CudaGraphSession:  # type: ignore[override]
+        """A session with a CUDA graph and buffers of its own."""
+        return CudaGraphSession(self.module)
+
+
+class CudaBackend(InductorBackend):
+    """NVIDIA GPUs: Inductor's kernels in half precision, channels_last, replayed as CUDA graphs."""
+
+    name: ClassVar[str] = "cuda"
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """Half precisions first, float32 on request."""
+        if device != "cuda" or not torch.cuda.is_available():
+            return ()
+        return ("bf16", "f16", "f32") if torch.cuda.is_bf16_supported() else ("f16", "f32")
+
+    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> CudaExecutable:
+        """Compile now, at the segment's shapes."""
+        return CudaExecutable(super().compile(segment, normalization, answers).module)

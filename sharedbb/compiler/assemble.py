@@ -1,0 +1,130 @@
+"""Pipeline in, engine out: look in the cache, or build, capture, cut and lower; then assemble."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sharedbb import media
+from sharedbb.compiler import cache, compiled
+from sharedbb.compiler.choose import Candidate, candidates, machine
+from sharedbb.compiler.compiled import Compiled
+from sharedbb.profiling import NullProfiler, Profiler
+from sharedbb.program import Decoder, HeadPlan, Program
+from sharedbb.registry import BACKENDS, HEADS, resolve
+from sharedbb.runtime import Engine
+from sharedbb.spec import Input, Pipeline, Schedule
+from sharedbb.transforms import RgbIntake
+
+ARTIFACT = ".sbb"
+
+
+def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profile: bool = True) -> Engine:
+    """Compile a pipeline for this machine and return the engine that runs it.
+
+    What ``auto`` leaves open (device, backend, precision) is measured and chosen now. The result is stored on disk
+    (``$SHAREDBB_CACHE``, by default the user's cache folder) under a digest of everything that decides it, so that the
+    next start takes a fraction of a second; ``use_cache=False`` neither reads nor writes it (default: the pipeline's
+    ``runtime.cache``). ``profile=False`` leaves out time-keeping.
+
+    Raises SharedBBError: weights that are missing or do not fit, taps that do not exist, nothing that can run it.
+    """
+    ways = candidates(pipeline.runtime)
+    name = cache.key(_deciding_facts(pipeline, ways))
+    cached = pipeline.runtime.cache if use_cache is None else use_cache
+    found = compiled.load(name, pipeline.runtime.threads) if cached else None
+    if found is None:
+        found = _build(pipeline, ways)
+        if cached:
+            compiled.store(name, found)
+    decoders = {head: resolve(HEADS[spec.type].decoder)(spec) for head, spec in pipeline.heads.items()}
+    every = {head: spec.every for head, spec in pipeline.heads.items()}
+    program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, decoders, every)
+    return engine_of(program, profile)
+
+
+def assemble(
+    name: str,
+    picture: Input,
+    schedule: Schedule,
+    found: Compiled,
+    decoders: Mapping[str, Decoder],
+    every: Mapping[str, int],
+) -> Program:
+    """The frozen program of what was compiled."""
+    parts: dict[str, dict[str, str]] = {head: {} for head in decoders}
+    for answer, feature in found.answers.items():
+        head, _, part = answer.partition(".")
+        parts[head][part or "output"] = feature
+    heads = {head: HeadPlan(head, parts[head], decoder, every.get(head, 1)) for head, decoder in decoders.items()}
+    return Program(
+        name=name,
+        size=picture.network_size,
+        stages=found.stages,
+        heads=heads,
+        device=found.backend,
+        intake=partial(RgbIntake, fit=picture.fit, normalization=picture.normalization),
+        queue=schedule.queue,
+        when_late=schedule.when_late,
+        choices=found.choices,
+        operators=found.operators,
+        separate=found.separate,
+    )
+
+
+def engine_of(program: Program, profile: bool) -> Engine:
+    """The engine of a program, its profiler told what it measures."""
+    if not profile:
+        return Engine(program, media.open_source, NullProfiler())
+    device = program.device
+    profiler = Profiler(clock="cuda" if device.device == "cuda" else "host")
+    profiler.describe(pipeline=program.name, device=device.device, backend=device.name, precision=device.precision)
+    return Engine(program, media.open_source, profiler)
+
+
+def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate]) -> dict[str, Any]:
+    """Everything outside the package's own source that decides the compiled result."""
+    described = pipeline.model_dump(mode="json")
+    weights = pipeline.backbone.weights
+    return {
+        "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads")},
+        "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
+        "ways": [str(way) for way in ways],
+        "versions": {way.backend: resolve(BACKENDS[way.backend]).version() for way in ways},
+        "threads": pipeline.runtime.threads,
+        "machine": machine(),
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build(pipeline: Pipeline, ways: Sequence[Candidate]) -> Compiled:
+    """Build the network, capture it, cut it, compile its segments."""
+    import torch
+
+    from sharedbb.compiler.lower import lower
+    from sharedbb.graph.capture import capture
+
+    size = pipeline.input.network_size
+    graph = capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
+    return lower(graph, pipeline.input.normalization, ways, pipeline.runtime.threads)
+
+
+def build_network(pipeline: Pipeline) -> Any:
+    """The pipeline's network (``sharedbb.nets.MultiHead``) in eval mode, its weights loaded."""
+    from sharedbb import artifact, nets
+
+    weights = pipeline.backbone.weights
+    if weights is None or not weights.endswith(ARTIFACT):
+        return nets.build(pipeline).eval()
+    loaded = artifact.load(weights)
+    bare = pipeline.backbone.model_copy(update={"weights": None})
+    network = nets.build(pipeline.model_copy(update={"backbone": bare}))
+    artifact.load_weights(network, loaded, pipeline.heads)
+    return network.eval()

@@ -1,0 +1,78 @@
+"""Compiled stages on disk, so that the second start needs neither torch nor a compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sharedbb
+
+# Entries kept; the ones unused for longest go first.
+KEPT = 32
+
+# The parts of the package whose code decides what a compiled stage computes.
+DECIDING = ("backends", "compiler", "graph", "nets", "transforms", "program.py")
+
+
+def folder() -> Path:
+    """``$SHAREDBB_CACHE``, or ``sharedbb`` in the user's cache folder."""
+    given = os.environ.get("SHAREDBB_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sharedbb"
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """A digest of everything that decides the compiled result, the package's own source included."""
+    text = json.dumps({**facts, "source": _source()}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _source() -> str:
+    root = Path(sharedbb.__file__).parent
+    found = hashlib.sha256()
+    for part in DECIDING:
+        path = root / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def read(name: str) -> tuple[dict[str, Any], list[bytes]] | None:
+    """Description and blobs stored under a key; None when there are none or they are damaged."""
+    path = folder() / name
+    try:
+        stored = json.loads((path / "program.json").read_text())
+        blobs = [(path / f"{position}.bin").read_bytes() for position in range(len(stored["digests"]))]
+        if [hashlib.sha256(blob).hexdigest() for blob in blobs] != stored.pop("digests"):
+            return None
+        os.utime(path)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return stored, blobs
+
+
+def write(name: str, described: Mapping[str, Any], blobs: Sequence[bytes]) -> None:
+    """Store an entry, whole or not at all; a folder that cannot be written to is no error."""
+    stored = {**described, "digests": [hashlib.sha256(blob).hexdigest() for blob in blobs]}
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix="new-", dir=folder()))
+        for position, blob in enumerate(blobs):
+            (made / f"{position}.bin").write_bytes(blob)
+        (made / "program.json").write_text(json.dumps(stored))
+        shutil.rmtree(folder() / name, ignore_errors=True)
+        made.rename(folder() / name)
+        entries = sorted((path for path in folder().iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    except OSError:
+        return
+    for path in entries[: max(0, len(entries) - KEPT)]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""What compiling gives, and how it is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sharedbb.compiler import cache
+from sharedbb.compiler.choose import Candidate
+from sharedbb.errors import BackendError
+from sharedbb.program import Stage, StageFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The chosen backend and its stages.
+
+    ``answers`` maps output names (``head.part``) to features, ``choices`` tells what ``auto`` measured, ``operators``
+    and ``separate`` count the operators of the merged graph and of the heads' networks one by one.
+    """
+
+    backend: Any
+    stages: tuple[Stage, ...]
+    answers: Mapping[str, str]
+    choices: tuple[str, ...]
+    operators: int
+    separate: int
+
+
+def store(name: str, compiled: Compiled) -> None:
+    """Keep it under a key, where the backend can store what it compiled."""
+    blobs = [blob for stage in compiled.stages if (blob := compiled.backend.save(stage.executable)) is not None]
+    if len(blobs) < len(compiled.stages):
+        return
+    backend = compiled.backend
+    described = {
+        "way": [backend.name, backend.precision, backend.device],
+        "stages": [stage.facts.to_dict() for stage in compiled.stages],
+        "answers": dict(compiled.answers),
+        "choices": list(compiled.choices),
+        "operators": compiled.operators,
+        "separate": compiled.separate,
+    }
+    cache.write(name, described, blobs)
+
+
+def load(name: str, threads: int | None) -> Compiled | None:
+    """What ``store`` kept under this key; None when it is not there or the backend does not take it back."""
+    found = cache.read(name)
+    if found is None:
+        return None
+    described, blobs = found
+    try:
+        backend = Candidate(*described["way"]).make(threads)
+        pairs = zip(described["stages"], blobs, strict=True)
+        stages = tuple(Stage(StageFacts.from_dict(facts), backend.load(blob)) for facts, blob in pairs)
+    except (BackendError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    choices = tuple(described["choices"])
+    return Compiled(backend, stages, described["answers"], choices, described["operators"], described["separate"])

@@ -1,0 +1,138 @@
+"""Networks that people already have, as one: ``sharedbb.merge``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from sharedbb.compiler import cache, compiled
+from sharedbb.compiler.assemble import assemble, engine_of
+from sharedbb.compiler.choose import candidates
+from sharedbb.compiler.lower import lower
+from sharedbb.errors import GraphError
+from sharedbb.graph.capture import capture
+from sharedbb.graph.cut import head_of
+from sharedbb.graph.ir import Graph
+from sharedbb.graph.lower import to_module
+from sharedbb.graph.merge import Merged
+from sharedbb.graph.merge import merge as merge_graphs
+from sharedbb.outputs import raw_decoder
+from sharedbb.program import Decoder
+from sharedbb.runtime import Engine
+from sharedbb.spec import Input, Runtime, Schedule
+from sharedbb.types import Fit
+
+
+def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
+    """Make several networks one: what they compute alike from the same input is computed once.
+
+    ``networks``: any modules that ``torch.export`` can follow, each taking one tensor like ``example`` (NCHW float) and
+    returning a tensor or a nest of tuples and dicts of tensors. They are captured in eval mode and left as they were.
+
+    Raises GraphError naming the network that cannot be captured, and for names that are no identifiers.
+    """
+    if not networks:
+        raise GraphError("nothing to merge: give at least one network, by name")
+    for name in networks:
+        if not name.isidentifier():
+            raise GraphError(f"{name!r} cannot name a network; use letters, digits and underscores")
+    return Shared(merge_graphs({name: capture(net, example, name) for name, net in networks.items()}))
+
+
+class Shared(nn.Module):
+    """Several networks as one graph: call it like a network, ask it what is shared, or compile it for video.
+
+    ``shared(x)`` returns each network's answer by name, in the nest of dicts that its output names spell: a bare tensor
+    for a network with one output. In eager torch every answer equals the network's own, bit for bit.
+    """
+
+    def __init__(self, merged: Merged) -> None:
+        super().__init__()
+        self.merged = merged
+        self._module = to_module(merged.graph)
+
+    @property
+    def graph(self) -> Graph:
+        """The merged graph."""
+        return self.merged.graph
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """Run all networks on one input."""
+        answers: dict[str, Any] = {}
+        for name, value in self._module(x).items():
+            head, _, part = name.partition(".")
+            if part:
+                answers.setdefault(head, {})[part] = value
+            else:
+                answers[head] = value
+        return answers
+
+    def explain(self) -> str:
+        """What is shared, where the networks part and why, as text."""
+        graph, networks = self.merged.graph, self.merged.networks
+        calls = {node.name for node in graph.nodes if node.op not in ("input", "getitem")}
+        everyone = frozenset.intersection(*networks.values()) & calls
+        lines = [
+            f"{len(networks)} networks, {self.merged.separate} operators apart, {graph.operators} merged; "
+            f"{len(everyone)} serve all"
+        ]
+        for name, nodes in networks.items():
+            others = [other for other in networks if other != name]
+            alone = (nodes & calls).difference(*(networks[other] for other in others))
+            lines.append(f"  {name}: {len(nodes & calls)} operators, {len(alone)} of its own")
+        for parting in self.merged.partings:
+            where = f" (where {parting.other_network} has {parting.other})" if parting.other else ""
+            lines.append(
+                f"  {parting.network} leaves {parting.other_network} at {parting.origin}{where}: {parting.reason}"
+            )
+        return "\n".join(lines)
+
+    def compile(  # type: ignore[override]
+        self,
+        *,
+        normalize: Any = "imagenet",
+        fit: Fit = "letterbox",
+        decoders: Mapping[str, Decoder] | None = None,
+        every: Mapping[str, int] | None = None,
+        name: str = "shared",
+        profile: bool = True,
+        use_cache: bool = True,
+        **runtime: Any,
+    ) -> Engine:
+        """An engine that runs the networks on video like any pipeline.
+
+        The picture is resized to the example's size (``fit``) and normalised (``normalize``: ``imagenet``, ``unit``
+        for 0–1, ``none`` for 0–255, or ``{"mean": ..., "std": ...}`` in grey levels). ``decoders`` turn a network's raw
+        arrays into an answer (see ``sharedbb.outputs``); without one it answers with a ``RawOutput``. ``every`` gives
+        clocks by network. ``runtime``: ``device``, ``backend``, ``precision``, ``threads`` as in a pipeline.
+
+        Raises SharedBBError as ``sharedbb.compile`` does.
+        """
+        height, width = self._picture_size()
+        picture = Input(size=(height, width), fit=fit, normalize=normalize)
+        settings = Runtime(**runtime)
+        ways = candidates(settings)
+        key = cache.key({"graph": _digest(self.graph), "ways": [str(way) for way in ways], "normalize": str(picture)})
+        found = compiled.load(key, settings.threads) if use_cache else None
+        if found is None:
+            found = lower(self.graph, picture.normalization, ways, settings.threads, separate=self.merged.separate)
+            if use_cache:
+                compiled.store(key, found)
+        heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
+        given = {head: (decoders or {}).get(head) or raw_decoder() for head in heads}
+        return engine_of(assemble(name, picture, Schedule(), found, given, every or {}), profile)
+
+    def _picture_size(self) -> tuple[int, int]:
+        shape = self.graph.by_name[self.graph.inputs[0]].shape
+        if len(shape) != 4 or shape[:2] != (1, 3):
+            raise GraphError(f"video needs networks that read one RGB picture, (1, 3, height, width), not {shape}")
+        return shape[2], shape[3]
+
+
+def _digest(graph: Graph) -> str:
+    """A digest of the calls; weights enter by their own digests."""
+    text = repr((graph.nodes, graph.inputs, sorted(graph.outputs.items())))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Networks as graphs: capture, merge, cut, reach, cost."""

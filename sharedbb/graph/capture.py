@@ -1,0 +1,245 @@
+"""From a torch module to a Graph, through ``torch.export``."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from sharedbb.errors import GraphError
+from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
+
+# Calls that hand their first argument on unchanged when a network only answers. (``view`` is written as ``reshape``,
+# which takes any memory layout, so ``contiguous`` has nothing left to do.)
+PASS_THROUGH = frozenset(
+    {"dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "contiguous", "lift_fresh_copy"}
+)
+
+# Calls whose result shares memory with their first argument.
+VIEWS = frozenset(
+    {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "slice", "select"}
+    | {"narrow", "chunk", "split", "split_with_sizes", "unbind", "expand", "getitem", "detach", "alias"}
+)
+
+
+def capture(module: nn.Module, example: Tensor, name: str = "net") -> Graph:
+    """Export ``module`` (in eval mode) on ``example`` and return it as a Graph whose one input is called ``input``.
+
+    In-place operators become their functional forms, operators that do nothing in eval mode disappear, outputs are
+    named ``name`` (one tensor) or ``name.part`` (a dict's keys, a tuple's positions; with an empty ``name`` the keys
+    alone). The module is left as it was.
+
+    Raises GraphError when torch.export cannot follow the module.
+    """
+    training = module.training
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(module.eval(), (example,), strict=False)
+            if _writes_through_views(exported.graph):
+                exported = exported.run_decompositions({})
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise GraphError(
+            f"{name}: torch.export cannot follow {type(module).__name__} on an input of shape {tuple(example.shape)}: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    finally:
+        module.train(training)
+    return _Reader(name, exported).read()
+
+
+def _kind(target: Any) -> str:
+    return "getitem" if target is operator.getitem else str(target).removeprefix("aten.").split(".")[0]
+
+
+def _is_in_place(kind: str) -> bool:
+    return kind.endswith("_") and not kind.endswith("__")
+
+
+def _writes_through_views(graph: torch.fx.Graph) -> bool:
+    """Whether an in-place operator writes to memory that another value sees under another name."""
+    for node in graph.nodes:
+        kind = _kind(node.target)
+        if node.op == "call_function" and _is_in_place(kind) and kind.rstrip("_") not in PASS_THROUGH:
+            written = node.args[0]
+            aliases = [written, *written.users]
+            if any(alias.op == "call_function" and _kind(alias.target) in VIEWS for alias in aliases):
+                return True
+            if kind in ("copy_", "fill_", "zero_"):
+                return True
+    return False
+
+
+class _Reader:
+    """Walks an exported program once, in order, and writes the nodes down."""
+
+    def __init__(self, name: str, exported: torch.export.ExportedProgram) -> None:
+        self.name = name
+        self.exported = exported
+        self.nodes: list[Node] = []
+        self.weights: dict[str, Tensor] = {}
+        self.value_of: dict[str, Any] = {}  # exported node name → Value, Weight or constant
+
+    def read(self) -> Graph:
+        self._read_placeholders()
+        answers: Any = None
+        for node in self.exported.graph.nodes:
+            if node.op == "call_function":
+                self._read_call(node)
+            elif node.op == "get_attr":
+                self.value_of[node.name] = self._weight(_attribute(self.exported.graph_module, node.target))
+            elif node.op == "output":
+                answers = node.args[0]
+        return Graph(tuple(self.nodes), ("input",), self._outputs(answers), self.weights)
+
+    def _read_placeholders(self) -> None:
+        stored: Mapping[str, Any] = {**self.exported.state_dict, **self.exported.constants}
+        for spec in self.exported.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                meta = next(n for n in self.exported.graph.nodes if n.name == spec.arg.name).meta["val"]
+                self.nodes.append(Node("input", "input", shape=tuple(meta.shape), dtype=meta.dtype))
+                self.value_of[spec.arg.name] = Value("input")
+            else:
+                assert spec.target is not None
+                self.value_of[spec.arg.name] = self._weight(stored[spec.target])
+
+    def _weight(self, tensor: Tensor) -> Weight:
+        tensor = tensor.detach()
+        found = Weight(digest(tensor))
+        self.weights.setdefault(found.digest, tensor)
+        return found
+
+    def _read_call(self, node: torch.fx.Node) -> None:
+        args = self._arguments(node.args)
+        kwargs = tuple(sorted((key, self._arguments(value)) for key, value in node.kwargs.items()))
+        kind = _kind(node.target)
+        op = "getitem" if kind == "getitem" else str(node.target)
+        if self._passes_through(kind, node):
+            self.value_of[node.name] = args[0]
+            return
+        if kind.startswith(("_assert", "sym_constrain")):
+            return
+        in_place = _is_in_place(kind)
+        if in_place:
+            op = op.replace(f".{kind}.", f".{kind[:-1]}.")
+            operator_of(op)
+        elif kind in ("view", "_unsafe_view"):
+            op = "aten.reshape.default"
+        elif kind == "_native_batch_norm_legit_no_training":
+            op, args, kwargs = "aten.batch_norm.default", (*args[:5], False, *args[5:7], False), ()
+        meta = node.meta["val"]
+        first = meta[0] if isinstance(meta, tuple | list) else meta
+        if not isinstance(first, Tensor):
+            raise GraphError(f"{self.name}: {op} gives {type(first).__name__}, not a tensor; shapes must be fixed")
+        call = Node(node.name, op, args, kwargs, tuple(map(int, first.shape)), first.dtype, self._origin(node))
+        self.nodes.append(call)
+        self.value_of[node.name] = Value(node.name)
+        if in_place:
+            self._redirect(node.args[0], node.name)
+
+    def _passes_through(self, kind: str, node: torch.fx.Node) -> bool:
+        if kind == "getitem":
+            source = node.args[0]
+            return _kind(source.target) == "_native_batch_norm_legit_no_training"  # type: ignore[union-attr]
+        return kind.rstrip("_") in PASS_THROUGH and isinstance(self._arguments(node.args[0]), Value)
+
+    def _redirect(self, target: Any, result: str) -> None:
+        """After ``relu_(x)`` every later reading of x means the result."""
+        if isinstance(target, torch.fx.Node):
+            old = self.value_of[target.name]
+            for key, value in self.value_of.items():
+                if value == old:
+                    self.value_of[key] = Value(result)
+
+    def _arguments(self, tree: Any) -> Any:
+        if isinstance(tree, tuple | list):
+            return tuple(self._arguments(branch) for branch in tree)
+        return self.value_of[tree.name] if isinstance(tree, torch.fx.Node) else tree
+
+    def _origin(self, node: torch.fx.Node) -> str:
+        stack = node.meta.get("nn_module_stack") or {}
+        path = next(reversed(list(stack.values())), ("",))[0] if stack else ""
+        return "/".join(filter(None, [self.name, path]))
+
+    def _outputs(self, answers: Any) -> dict[str, str]:
+        spec = self.exported.call_spec.out_spec
+        tree = pytree.tree_unflatten(list(pytree.tree_leaves(answers)), spec)
+        named: dict[str, str] = {}
+        for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+            if leaf is None:
+                continue
+            value = self.value_of[leaf.name] if isinstance(leaf, torch.fx.Node) else leaf
+            if not isinstance(value, Value):
+                raise GraphError(f"{self.name}: an output is the constant {leaf!r}; outputs must depend on the input")
+            named[".".join(filter(None, [self.name, *map(_key, path)]))] = value.name
+        if not named:
+            raise GraphError(f"{self.name}: the network returns no tensor")
+        return named
+
+
+def _key(step: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(step, attribute):
+            return str(getattr(step, attribute))
+    return str(step)
+
+
+def _attribute(module: nn.Module, path: str) -> Tensor:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, Tensor):
+        raise GraphError(f"{path} is a {type(found).__name__}; control flow inside a network cannot be captured")
+    return found
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes: equal for equal tensors wherever they are stored."""
+    dense = tensor.detach().cpu().contiguous()
+    found = hashlib.sha256(f"{dense.dtype}{tuple(dense.shape)}".encode())
+    found.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b"")
+    return found.hexdigest()
+
+
+def operator_of(op: str) -> Any:
+    """The torch operator of a node's ``op`` text, ``aten.conv2d.default``. Raises GraphError when there is none."""
+    if op == "getitem":
+        return operator.getitem
+    namespace, _, rest = op.partition(".")
+    name, _, overload = rest.partition(".")
+    try:
+        return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
+    except AttributeError:
+        raise GraphError(
+            f"no torch operator {op}; in-place operators need a functional form of the same name"
+        ) from None
+
+
+def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """The same graph with nodes renamed (names not in ``names`` stay)."""
+
+    def replace(leaf: Any) -> Any:
+        return Value(names.get(leaf.name, leaf.name)) if isinstance(leaf, Value) else leaf
+
+    nodes = tuple(
+        Node(
+            names.get(node.name, node.name),
+            node.op,
+            rewrite(node.args, replace),
+            rewrite(node.kwargs, replace),
+            node.shape,
+            node.dtype,
+            node.origin,
+        )
+        for node in graph.nodes
+    )
+    outputs = {answer: names.get(name, name) for answer, name in graph.outputs.items()}
+    return Graph(nodes, tuple(names.get(name, name) for name in graph.inputs), outputs, graph.weights)

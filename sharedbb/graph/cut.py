@@ -1,0 +1,204 @@
+"""A merged graph in segments: what every head needs, what some need, what one needs; long ones cut by stride.
+
+Nodes that serve the same set of heads form a group (no path leaves a group and comes back, because whatever lies
+between two nodes serves at least the heads of the later one). A group is then cut where a single tensor carries
+everything on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sharedbb.graph.capture import digest, operator_of
+from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
+from sharedbb.graph.merge import ancestors, prune
+
+Heads = frozenset[str]
+
+# The finest stride after which a group is cut: earlier features are larger than the picture itself.
+FINEST_CUT = 4
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A pure function from feature maps to feature maps, and the heads that need it.
+
+    ``graph`` has one ``input`` node for each of ``inputs`` (features by name; ``input`` is the picture) and gives
+    ``outputs`` under their feature names. ``stride`` is the input height over the height of the last output, None when
+    that has no height.
+    """
+
+    name: str
+    graph: Graph
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    heads: Heads
+    stride: int | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Segments in execution order; ``answers`` maps each output name to the feature that holds it."""
+
+    segments: tuple[Segment, ...]
+    answers: Mapping[str, str]
+
+
+def head_of(answer: str) -> str:
+    """The head an output belongs to: ``surface`` of ``surface.logits``."""
+    return answer.split(".", 1)[0]
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """The same graph with everything that does not depend on the input computed once and stored as a weight."""
+    weights = dict(graph.weights)
+    constants: dict[str, object] = {}
+    nodes = []
+    for node in graph.nodes:
+
+        def known(leaf: object) -> object:
+            return constants.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf
+
+        node = replace(node, args=rewrite(node.args, known), kwargs=rewrite(node.kwargs, known))
+        if node.op == "input" or node.values or node.name in graph.outputs.values() or _is_random(node):
+            nodes.append(node)
+            continue
+
+        def tensor(leaf: object) -> object:
+            return weights[leaf.digest] if isinstance(leaf, Weight) else leaf
+
+        with torch.no_grad():
+            found = operator_of(node.op)(*rewrite(node.args, tensor), **dict(rewrite(node.kwargs, tensor)))
+        if not isinstance(found, torch.Tensor):
+            nodes.append(node)
+            continue
+        name = digest(found)
+        weights[name] = found
+        constants[node.name] = Weight(name)
+    return prune(Graph(tuple(nodes), graph.inputs, graph.outputs, weights))
+
+
+def _is_random(node: Node) -> bool:
+    return node.kind.startswith(("rand", "bernoulli", "normal"))
+
+
+def cut(graph: Graph) -> Cut:
+    """Cut a graph into segments. Output names say the heads: ``surface`` or ``surface.logits``."""
+    needs = heads_of_nodes(graph)
+    everyone = frozenset(head_of(answer) for answer in graph.outputs)
+    groups: dict[Heads, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op != "input" and needs[node.name]:
+            groups.setdefault(needs[node.name], []).append(node)
+    segments: list[Segment] = []
+    for heads, nodes in sorted(groups.items(), key=lambda item: (-len(item[0]), graph.nodes.index(item[1][0]))):
+        parts = _split(graph, nodes, needs)
+        prefix = "trunk" if heads == everyone else "+".join(sorted(heads, key=list(_order(graph)).index))
+        alone = len(parts) == 1 and heads != everyone
+        segments.extend(_segment(graph, prefix, part, heads, alone=alone) for part in parts)
+    return Cut(_in_order(_unique(segments)), dict(graph.outputs))
+
+
+def _order(graph: Graph) -> Sequence[str]:
+    return tuple(dict.fromkeys(head_of(answer) for answer in graph.outputs))
+
+
+def heads_of_nodes(graph: Graph) -> dict[str, Heads]:
+    """For every node the heads that need it."""
+    needs: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
+    for answer, name in graph.outputs.items():
+        for needed in ancestors(graph, [name]):
+            needs[needed].add(head_of(answer))
+    for node in graph.nodes:  # the parts of a tuple stay with the call that makes it
+        if node.op == "getitem":
+            needs[node.name] = needs[node.values[0]]
+    return {name: frozenset(heads) for name, heads in needs.items()}
+
+
+def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> list[list[Node]]:
+    """Cut one group after the best single tensor of each stride between its inputs' and its end's."""
+    tall = graph.by_name[graph.inputs[0]].shape
+    members = {node.name for node in nodes}
+    read = {name for node in nodes for name in node.values if name not in members}
+    coarsest = max((stride_of(tall, graph.by_name[name].shape) or 1 for name in read), default=1)
+    final = next((stride for node in reversed(nodes) if (stride := stride_of(tall, node.shape))), None)
+    last_use = {name: max((i for i, n in enumerate(nodes) if name in n.values), default=-1) for name in members}
+    best: dict[int, tuple[tuple[bool, int, int], int]] = {}
+    open_values: set[str] = set()
+    for position, node in enumerate(nodes[:-1]):
+        open_values = {name for name in open_values if last_use[name] > position}
+        if last_use[node.name] > position:
+            open_values.add(node.name)
+        stride = stride_of(tall, node.shape)
+        if open_values != {node.name} or node.op == "getitem" or stride in (None, final):
+            continue
+        if stride < FINEST_CUT or stride <= coarsest:
+            continue
+        tapped = any(user not in members for user in graph.users[node.name])
+        rank = (tapped, -_elements(node), position)
+        if stride not in best or rank > best[stride][0]:
+            best[stride] = (rank, position)
+    ends = sorted(position for _, position in best.values() if _worth(nodes[position + 1 :]))
+    starts = [0, *(end + 1 for end in ends)]
+    return [list(nodes[start:end]) for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True)]
+
+
+def _worth(rest: Sequence[Node]) -> bool:
+    """A cut pays only when work is left behind it: a few cheap calls stay where they are."""
+    return any(node.kind in ("conv2d", "linear", "matmul", "bmm", "scaled_dot_product_attention") for node in rest)
+
+
+def stride_of(picture: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
+    """The input's height over a feature map's, None for values that are no feature map."""
+    if len(shape) != 4 or len(picture) != 4 or not shape[2]:
+        return None
+    return round(picture[2] / shape[2])
+
+
+def _elements(node: Node) -> int:
+    count = 1
+    for extent in node.shape:
+        count *= extent
+    return count
+
+
+def _segment(graph: Graph, prefix: str, nodes: Sequence[Node], heads: Heads, *, alone: bool) -> Segment:
+    members = {node.name for node in nodes}
+    inputs = tuple(dict.fromkeys(name for node in nodes for name in node.values if name not in members))
+    answers = set(graph.outputs.values())
+    outputs = tuple(
+        node.name
+        for node in nodes
+        if node.name in answers or any(user not in members for user in graph.users[node.name])
+    )
+    stubs = tuple(replace(graph.by_name[name], op="input", args=(), kwargs=()) for name in inputs)
+    digests = {found for node in nodes for found in node.weights}
+    weights = {key: value for key, value in graph.weights.items() if key in digests}
+    part = Graph((*stubs, *nodes), inputs, {name: name for name in outputs}, weights)
+    stride = stride_of(graph.by_name[graph.inputs[0]].shape, graph.by_name[outputs[-1]].shape)
+    name = prefix if alone else f"{prefix}/{stride or 'end'}"
+    return Segment(name, part, inputs, outputs, heads, stride)
+
+
+def _unique(segments: Sequence[Segment]) -> list[Segment]:
+    """Names made unique: a second ``trunk/32`` becomes ``trunk/32b``."""
+    seen: dict[str, int] = {}
+    named = []
+    for segment in segments:
+        count = seen[segment.name] = seen.get(segment.name, 0) + 1
+        named.append(segment if count == 1 else replace(segment, name=f"{segment.name}{chr(ord('a') + count - 1)}"))
+    return named
+
+
+def _in_order(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Segments so that each comes after those it reads."""
+    ready, waiting, ordered = {"input"}, list(segments), []
+    while waiting:
+        runnable = next(segment for segment in waiting if ready.issuperset(segment.inputs))
+        waiting.remove(runnable)
+        ready.update(runnable.outputs)
+        ordered.append(runnable)
+    return tuple(ordered)

@@ -1,0 +1,138 @@
+"""One trunk, many heads: the network of a pipeline, for training and for capture."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from sharedbb.errors import GraphError
+from sharedbb.nets import weights as weight_files
+from sharedbb.nets.backbones import seeded
+from sharedbb.nets.necks import Fpn
+from sharedbb.registry import BACKBONES, HEADS, resolve
+
+ONLY_PART = "output"
+"""Part name of a head whose forward returns a bare tensor."""
+
+
+class BackboneChoice(Protocol):
+    """Which backbone, with which weights."""
+
+    arch: str
+    weights: str | None
+
+
+class PipelineLike(Protocol):
+    """The fields of a pipeline that decide its network."""
+
+    @property
+    def backbone(self) -> Any:
+        """Arch and weights."""
+        ...
+
+    @property
+    def neck(self) -> Any:
+        """The neck's fields, or None."""
+        ...
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """The heads' fields by name."""
+        ...
+
+
+class MultiHead(nn.Module):
+    """A backbone, perhaps a neck, and named heads that read the same features.
+
+    Forward takes a normalised NCHW float image ``(rgb in 0–255 − mean) / std`` and returns a flat dict of tensors keyed
+    ``"head.part"``; a head that returns a bare tensor has the part ``"output"``. State-dict prefixes are ``backbone.``,
+    ``neck.`` and ``heads.<name>.``.
+
+    ``taps`` gives, for each head, the strides it reads: the neck's where there is a neck, otherwise the backbone's.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        heads: Mapping[str, nn.Module],
+        taps: Mapping[str, Sequence[int]],
+    ) -> None:
+        """Raises GraphError when a head has no taps, or taps a stride that the features do not have."""
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.heads = nn.ModuleDict()
+        self.taps = {name: tuple(taps.get(name, ())) for name in heads}
+        available = shared_channels(backbone, neck)
+        for name, head in heads.items():
+            absent = [stride for stride in self.taps[name] if stride not in available]
+            if absent or not self.taps[name]:
+                got = f"stride {absent[0]}, which does not exist" if absent else "nothing"
+                raise GraphError(f"head {name!r} taps {got}; the shared features have strides {sorted(available)}")
+            if hasattr(self.heads, name):
+                raise GraphError(f"a head cannot be called {name!r}: torch modules use that name; add a word to it")
+            self.heads[name] = head
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """All heads on one pass of the trunk."""
+        features: Mapping[int, Tensor] = self.backbone(image)
+        if self.neck is not None:
+            features = self.neck(features)
+        answers: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            answer = head(tuple(features[stride] for stride in self.taps[name]))
+            parts = {ONLY_PART: answer} if isinstance(answer, Tensor) else answer
+            answers.update({f"{name}.{part}": value for part, value in parts.items()})
+        return answers
+
+
+def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) -> MultiHead:
+    """The network of a pipeline, its parts looked up in the registries, in training mode.
+
+    Weights: ``state`` if given (of a whole network, strict); otherwise those of ``pipeline.backbone.weights``, which
+    may name a file of a backbone or of a whole network (one that has ``heads.``). What they do not cover is random,
+    seeded by the head's name: the same pipeline gives the same network, and adding a head changes no other.
+
+    Raises WeightsError, RegistryError or GraphError.
+    """
+    choice: BackboneChoice = pipeline.backbone
+    source = "the given weights"
+    if state is None and choice.weights is not None and weight_files.is_file(choice.weights):
+        found = weight_files.read_state(choice.weights)
+        if any(name.startswith("heads.") for name in found):
+            state, source = found, f"the weights {choice.weights}"
+    backbone = resolve(BACKBONES[choice.arch].build)(None if state is not None else choice.weights)
+    neck = None
+    if pipeline.neck is not None:
+        neck = seeded(_seed("neck"), lambda: Fpn(backbone.channels, pipeline.neck))
+    channels = shared_channels(backbone, neck)
+    heads = {name: _head(name, spec, channels) for name, spec in pipeline.heads.items()}
+    network = MultiHead(backbone, neck, heads, {name: spec.taps for name, spec in pipeline.heads.items()})
+    if state is not None:
+        weight_files.put(state, network, source, exact=True)
+    return network
+
+
+def shared_channels(backbone: nn.Module, neck: nn.Module | None) -> dict[int, int]:
+    """Stride → channels of the features that heads may tap."""
+    owner: Any = backbone if neck is None else neck
+    return dict(owner.channels)
+
+
+def _head(name: str, spec: Any, channels: Mapping[int, int]) -> nn.Module:
+    absent = [stride for stride in spec.taps if stride not in channels]
+    if absent:
+        raise GraphError(
+            f"head {name!r} taps stride {absent[0]}, which does not exist; the shared features have {sorted(channels)}"
+        )
+    builder = resolve(HEADS[spec.type].build)
+    head: nn.Module = seeded(_seed(name), lambda: builder(spec, channels))
+    return head
+
+
+def _seed(name: str) -> int:
+    return zlib.crc32(name.encode())

@@ -1,0 +1,31 @@
+"""Writing a text file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sharedbb.errors import SinkError
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Put ``text`` (UTF-8) at ``path``; folders are created, a file that is there is replaced only at the end.
+
+    What is no regular file (a pipe, a terminal) is written to directly. Raises SinkError when it cannot be written.
+    """
+    data = text.encode("utf-8", errors="replace")
+    try:
+        target = Path(path).resolve()
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{os.getpid()}.part")
+        try:
+            beside.write_bytes(data)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SinkError(f"cannot write {path}: {reason}; give a file in a folder that may be written to") from error

@@ -1,0 +1,160 @@
+"""The contract between compiling and running: what was decided, measured and built, all of it frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.types import Frame, Geometry, Output, Size
+
+Decoder = Callable[[Mapping[str, NDArray[np.float32]], Geometry], Output]
+
+
+class Picture(Protocol):
+    """A stream's input buffer; see ``sharedbb.backends.Picture``."""
+
+    array: NDArray[np.uint8]
+    feature: Any
+
+
+class Session(Protocol):
+    """One stream's use of a stage; see ``sharedbb.backends.Session``."""
+
+    def __call__(self, features: Sequence[Any]) -> Sequence[Any]:
+        """Run on features in the order of the stage's inputs."""
+        ...
+
+
+class Executable(Protocol):
+    """A compiled segment; see ``sharedbb.backends.Executable``."""
+
+    def session(self) -> Session:
+        """A session with buffers of its own."""
+        ...
+
+
+class Device(Protocol):
+    """What running needs of a backend; see ``sharedbb.backends.Backend``."""
+
+    precision: str
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        ...
+
+    def picture(self, size: Size) -> Picture:
+        """A new input buffer."""
+        ...
+
+    def upload(self, picture: Any) -> None:
+        """Bring the buffer to the device."""
+        ...
+
+    def answer(self, feature: Any) -> NDArray[np.float32]:
+        """A result on the host, NHWC."""
+        ...
+
+
+class Intake(Protocol):
+    """Brings frames of one stream into its input buffer, in the form the network reads."""
+
+    def __call__(self, frame: Frame) -> Geometry:
+        """Fill the buffer with a frame; returns how its pixels lie there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageFacts:
+    """What is known of a stage before it runs.
+
+    ``stride``: input pixels per cell of its last output, None for vectors. ``shapes``: (channels, height, width) or the
+    plain shape of every output. ``reach``: for each input, how far its last output reaches into it, or why it depends
+    on all of it; ``local`` when none does. ``macs``: multiply-adds. ``measured_ms``: median time on this machine when compiled, or None.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    heads: tuple[str, ...]
+    stride: int | None
+    shapes: tuple[tuple[int, ...], ...]
+    reach: tuple[str, ...]
+    local: bool
+    operators: int
+    macs: int
+    parameters: int
+    measured_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> StageFacts:
+        """What ``to_dict`` gave, after JSON made lists of the tuples."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
+        }
+        values["shapes"] = tuple(tuple(shape) for shape in stored["shapes"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A segment, compiled."""
+
+    facts: StageFacts
+    executable: Executable = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPlan:
+    """One head: when it runs, which features are its raw answers, how they become an output.
+
+    ``answers`` maps the decoder's names to features.
+    """
+
+    name: str
+    answers: Mapping[str, str]
+    decoder: Decoder
+    every: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A compiled pipeline, ready for any number of streams.
+
+    ``stages`` are in execution order. ``intake`` makes a stream's intake for an input buffer. ``choices`` says what
+    ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged graph and of
+    its heads' networks one by one.
+    """
+
+    name: str
+    size: Size
+    stages: tuple[Stage, ...]
+    heads: Mapping[str, HeadPlan]
+    device: Device
+    intake: Callable[[NDArray[np.uint8]], Intake]
+    queue: int = 4
+    when_late: Literal["drop_oldest", "wait"] = "drop_oldest"
+    choices: tuple[str, ...] = ()
+    operators: int = 0
+    separate: int = 0
+
+    def stages_for(self, heads: frozenset[str]) -> tuple[int, ...]:
+        """Positions of the stages that the given heads need, in execution order."""
+        return tuple(i for i, stage in enumerate(self.stages) if heads.intersection(stage.facts.heads))
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """What one frame will run: the heads that are due, and the stages that they need, by position."""
+
+    due: tuple[str, ...]
+    stages: tuple[int, ...]

@@ -1,0 +1,139 @@
+"""The engine: frame in, every head's answer out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sharedbb.errors import FrameError
+from sharedbb.profiling import NullProfiler, Profiler, Summary
+from sharedbb.program import FramePlan, Program
+from sharedbb.runtime.schedule import plan
+from sharedbb.runtime.state import StreamState
+from sharedbb.runtime.streams import Prefetch
+from sharedbb.types import ColorOrder, Frame, FrameResult
+
+OpenSource = Callable[[Any], Any]
+
+
+class Engine:
+    """Runs a compiled program on any number of streams; made by ``sharedbb.compile``.
+
+    ``open_source`` turns what ``stream`` is given (a path, an address, a camera index) into an iterable of frames.
+    """
+
+    def __init__(
+        self, program: Program, open_source: OpenSource = iter, profiler: Profiler | NullProfiler | None = None
+    ) -> None:
+        self.program = program
+        self.profiler = profiler if profiler is not None else NullProfiler()
+        self._open_source = open_source
+        self._states: dict[str, StreamState] = {}
+        self._started = time.perf_counter()
+
+    def step(
+        self,
+        picture: Any,
+        *,
+        stream: str = "main",
+        heads: Sequence[str] | None = None,
+        timestamp: float | None = None,
+        order: ColorOrder = "bgr",
+    ) -> FrameResult:
+        """Run one frame and return every head's answer to it.
+
+        ``picture``: HWC uint8 or float 0–1 array (``order`` says BGR or RGB), torch tensor (RGB), decoder's frame or
+        ``Frame``. ``stream`` keeps the memories of several cameras apart. ``heads`` runs exactly these heads, due or
+        not; the others answer with what they last said. ``timestamp`` in seconds; without one, since the engine began.
+
+        Raises FrameError for a picture that cannot be read and for unknown heads; the stream goes on afterwards.
+        """
+        state = self.state(stream)
+        frame = self._frame(picture, state, timestamp, order)
+        profiler = self.profiler
+        with profiler.frame(stream, frame.index):
+            with profiler.span("transform"):
+                geometry = state.intake(frame)
+                self.program.device.upload(state.picture)
+            with profiler.span("plan"):
+                due = plan(self.program, state.frames, state.last_run, self._known(heads))
+            self._execute(due, state)
+            self._decode(due, state, frame, geometry)
+            result = self._result(state, frame, geometry)
+        state.frames += 1
+        return result
+
+    def stream(self, source: Any, *, name: str = "main", max_frames: int | None = None) -> Iterator[FrameResult]:
+        """Results for every frame of a source, decoded ahead in a thread of its own.
+
+        ``source``: whatever ``sharedbb.open_source`` takes, or an iterable of pictures. A live source drops its oldest
+        waiting frames when the engine is late (``schedule.when_late``); a file never does.
+        """
+        opened = self._open_source(source)
+        self.state(name).reset()
+        live = bool(getattr(opened, "live", False))
+        with Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
+            dropped = 0
+            for count, frame in enumerate(frames):
+                if max_frames is not None and count >= max_frames:
+                    break
+                for _ in range(frames.dropped - dropped):
+                    self.profiler.drop(name)
+                dropped = frames.dropped
+                yield self.step(frame, stream=name)
+
+    def state(self, stream: str = "main") -> StreamState:
+        """What a stream remembers; made at its first use."""
+        if stream not in self._states:
+            self._states[stream] = StreamState(self.program, stream)
+        return self._states[stream]
+
+    def reset(self, stream: str = "main") -> None:
+        """Forget what a stream has seen, for example when its camera was moved."""
+        self.state(stream).reset()
+
+    def close(self, stream: str) -> None:
+        """Free a stream's buffers."""
+        self._states.pop(stream, None)
+
+    @property
+    def profile(self) -> Summary:
+        """What was measured so far: stages, percentiles, heads."""
+        return self.profiler.summary()
+
+    def _frame(self, picture: Any, state: StreamState, timestamp: float | None, order: ColorOrder) -> Frame:
+        if timestamp is None:
+            timestamp = time.perf_counter() - self._started
+        return Frame.of(picture, index=state.frames, timestamp=timestamp, order=order)
+
+    def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
+        unknown = [head for head in heads or () if head not in self.program.heads]
+        if unknown:
+            raise FrameError(f"no head named {unknown[0]!r}; this pipeline has {', '.join(self.program.heads)}")
+        return heads
+
+    def _execute(self, due: FramePlan, state: StreamState) -> None:
+        """Run the planned stages; each reads features where the last one left them."""
+        features = state.features
+        for position in due.stages:
+            facts = self.program.stages[position].facts
+            with self.profiler.span(facts.name):
+                results = state.sessions[position]([features[name] for name in facts.inputs])
+            for name, feature in zip(facts.outputs, results, strict=True):
+                features[name] = feature
+
+    def _decode(self, due: FramePlan, state: StreamState, frame: Frame, geometry: Any) -> None:
+        """Turn the raw answers of the heads that ran into outputs in source pixels."""
+        with self.profiler.span("decode"):
+            for name in due.due:
+                head = self.program.heads[name]
+                raw = {part: self.program.device.answer(state.features[at]) for part, at in head.answers.items()}
+                state.outputs[name] = head.decoder(raw, geometry)
+                state.last_run[name] = (state.frames, frame.timestamp)
+
+    def _result(self, state: StreamState, frame: Frame, geometry: Any) -> FrameResult:
+        freshness = {name: state.freshness(name, frame.timestamp) for name in state.outputs}
+        for name, fresh in freshness.items():
+            self.profiler.head(name, "ran" if fresh.ran else "reused")
+        return FrameResult(frame, geometry, dict(state.outputs), freshness, state.name)

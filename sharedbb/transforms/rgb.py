@@ -1,0 +1,74 @@
+"""The plain form: the whole picture as RGB at the network's size, resized once, written straight into the buffer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.errors import FrameError
+from sharedbb.types import Fit, Frame, Geometry, Normalization, Size
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.video.reformatter import VideoReformatter
+
+# Below this scale bilinear sampling would skip source pixels.
+AREA_BELOW = 0.5
+
+
+class RgbIntake:
+    """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
+
+    A decoder's frame is converted and resized in one pass of swscale; arrays are resized by OpenCV (bilinear, or area
+    when shrinking to less than half). Letterbox bars hold the normalisation's mean, which the network reads as zero.
+    """
+
+    def __init__(self, buffer: NDArray[np.uint8], fit: Fit, normalization: Normalization) -> None:
+        self._picture = buffer[0]
+        self._size = Size(*self._picture.shape[:2])
+        self._fit: Fit = fit
+        self._bars = np.clip(np.rint(normalization.mean), 0, 255).astype(np.uint8)
+        self._geometry: Geometry | None = None
+        self._reformatter: VideoReformatter | None = None
+
+    def __call__(self, frame: Frame) -> Geometry:
+        """Write the frame into the buffer; returns how its pixels lie there. Raises FrameError if it cannot be read."""
+        geometry = self._placed(frame.size)
+        left, top, width, height = geometry.placed
+        view = self._picture[max(top, 0) : top + height, max(left, 0) : left + width]
+        try:
+            resized = self._resized(frame, width, height)
+        except (OSError, ValueError, cv2.error) as error:
+            raise FrameError(f"frame {frame.index} of {frame.size} cannot be converted: {error}") from error
+        skip_y, skip_x = max(-top, 0), max(-left, 0)
+        view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
+        return geometry
+
+    def _placed(self, source: Size) -> Geometry:
+        """The geometry of this frame size; a new one clears the bars."""
+        if self._geometry is None or self._geometry.source != source:
+            self._geometry = Geometry.fit(source, self._size, self._fit)
+            self._picture[...] = self._bars
+        return self._geometry
+
+    def _resized(self, frame: Frame, width: int, height: int) -> NDArray[np.uint8]:
+        if frame.video is not None:
+            return self._from_video(frame.video, width, height)
+        assert frame.pixels is not None
+        pixels = frame.pixels
+        if pixels.shape[:2] != (height, width):
+            shrinks = width < pixels.shape[1] * AREA_BELOW
+            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
+        return pixels if frame.order == "rgb" else pixels[..., ::-1]
+
+    def _from_video(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+        if self._reformatter is None:
+            from av.video.reformatter import VideoReformatter
+
+            self._reformatter = VideoReformatter()
+        plane = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR").planes[0]
+        return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))

@@ -1,0 +1,256 @@
+"""Values that every room shares: sizes, the geometry of a frame, frames, freshness and results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.errors import FrameError
+
+if TYPE_CHECKING:
+    import av
+
+Fit = Literal["letterbox", "stretch", "crop"]
+ColorOrder = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """``(x - mean) / std`` per RGB channel, in grey levels 0–255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How source pixels lie in the network's input; both ways, at half-pixel centres.
+
+    A source point (x, y) falls on the network point ``(x * scale_x + offset_x, y * scale_y + offset_y)``.
+    """
+
+    source: Size
+    network: Size
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+    @classmethod
+    def fit(cls, source: Size, network: Size, fit: Fit = "letterbox") -> Geometry:
+        """Place ``source`` in ``network``: whole with bars, stretched, or filling with the overhang cropped."""
+        scale_x, scale_y = network.width / source.width, network.height / source.height
+        if fit == "stretch":
+            return cls(source, network, scale_x, scale_y, 0.0, 0.0)
+        scale = min(scale_x, scale_y) if fit == "letterbox" else max(scale_x, scale_y)
+        width, height = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+        left, top = (network.width - width) // 2, (network.height - height) // 2
+        return cls(source, network, width / source.width, height / source.height, float(left), float(top))
+
+    @property
+    def placed(self) -> tuple[int, int, int, int]:
+        """The whole source in network pixels: left, top, width, height (may overhang when cropped)."""
+        return (
+            round(self.offset_x),
+            round(self.offset_y),
+            max(1, round(self.source.width * self.scale_x)),
+            max(1, round(self.source.height * self.scale_y)),
+        )
+
+    def to_source(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Network points to source points, clipped to the source; any shape ending in x, y pairs (xyxy boxes too)."""
+        pairs = xy.reshape(-1, 2)
+        moved = (pairs - np.float32([self.offset_x, self.offset_y])) / np.float32([self.scale_x, self.scale_y])
+        np.clip(moved, 0, np.float32([self.source.width, self.source.height]), out=moved)
+        return moved.reshape(xy.shape)
+
+    def to_network(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Source points to network points, any shape ending in x, y pairs (boxes as xyxy too)."""
+        pairs = xy.reshape(-1, 2).astype(np.float32)
+        moved = pairs * np.float32([self.scale_x, self.scale_y]) + np.float32([self.offset_x, self.offset_y])
+        return moved.reshape(xy.shape)
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture on its way through the engine, in whatever form it arrived.
+
+    Exactly one of ``pixels`` (HWC uint8, three channels in ``order``) and ``video`` (a decoder's frame, its planes
+    untouched) is given. ``timestamp`` is in seconds since the stream's start.
+    """
+
+    index: int
+    timestamp: float
+    pixels: NDArray[np.uint8] | None = None
+    order: ColorOrder = "rgb"
+    video: av.VideoFrame | None = None
+    _rgb: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> Size:
+        """Height and width in source pixels."""
+        if self.video is not None:
+            return Size(self.video.height, self.video.width)
+        assert self.pixels is not None
+        return Size(self.pixels.shape[0], self.pixels.shape[1])
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The whole picture as HWC uint8 RGB at source size, converted once and kept."""
+        if self._rgb is None:
+            if self.video is not None:
+                self._rgb = self.video.to_ndarray(format="rgb24")
+            else:
+                assert self.pixels is not None
+                self._rgb = self.pixels if self.order == "rgb" else np.ascontiguousarray(self.pixels[..., ::-1])
+        return self._rgb
+
+    @classmethod
+    def of(cls, picture: Any, *, index: int = 0, timestamp: float = 0.0, order: ColorOrder = "bgr") -> Frame:
+        """Wrap what a caller has: a ``Frame``, a decoder's frame, a NumPy array or a torch tensor.
+
+        Arrays: HWC (or CHW for tensors) with 1, 3 or 4 channels, or HW grey; uint8, or float in 0–1. ``order`` says how
+        the colour channels of an array are stored (OpenCV: ``"bgr"``); tensors are RGB. Alpha is dropped.
+
+        Raises FrameError for any other shape or type, NaN or infinity, values outside 0–1, or an empty picture.
+        """
+        if isinstance(picture, Frame):
+            return picture
+        if hasattr(picture, "planes") and hasattr(picture, "to_ndarray"):
+            return cls(index, timestamp, video=picture)
+        if hasattr(picture, "detach"):
+            array = picture.detach().cpu().numpy()
+            if array.ndim == 4 and array.shape[0] == 1:
+                array = array[0]
+            if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+                array = array.transpose(1, 2, 0)
+            order = "rgb"
+        elif isinstance(picture, np.ndarray):
+            array = picture
+        else:
+            raise FrameError(f"cannot take a {type(picture).__name__} as a frame; give a NumPy array, tensor or Frame")
+        return cls(index, timestamp, pixels=_three_channels(_as_uint8(array)), order=order)
+
+
+def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise FrameError(f"a frame must be HW or HWC and not empty, got shape {array.shape}; pass frames one at a time")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind != "f":
+        raise FrameError(f"a frame must be uint8, uint16 or float in 0–1, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise FrameError("the frame holds NaN or infinite values")
+    if array.min() < 0 or array.max() > 1:
+        raise FrameError(f"a float frame must lie in 0–1, got {array.min():.3g} to {array.max():.3g}; divide by 255?")
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def _three_channels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] not in (3, 4):
+        raise FrameError(f"a frame must have 1, 3 or 4 channels, got {array.shape[2]} in shape {array.shape}")
+    return array[..., :3]
+
+
+class Output(Protocol):
+    """What a head answers for one frame, in source pixels."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old one head's answer is, and why.
+
+    ``ran`` says whether the head ran on this very frame; ``age_frames`` and ``age_ms`` count since it last did.
+    ``why`` is one of ``full``, ``reused``, ``skipped``; ``error`` is the last audited share of changed answers, if any.
+    """
+
+    ran: bool
+    age_frames: int
+    age_ms: float
+    why: str
+    error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        return {
+            "ran": self.ran,
+            "age_frames": self.age_frames,
+            "age_ms": round(self.age_ms, 3),
+            "why": self.why,
+            "error": self.error,
+        }
+
+
+@dataclass(slots=True)
+class FrameResult(Mapping[str, Output]):
+    """Every head's answer to one frame: ``result["objects"]``, with the freshness of each beside it."""
+
+    frame: Frame
+    geometry: Geometry
+    outputs: dict[str, Output]
+    freshness: dict[str, Freshness]
+    stream: str = "main"
+
+    @property
+    def index(self) -> int:
+        """The frame's number in its stream, from 0."""
+        return self.frame.index
+
+    @property
+    def timestamp(self) -> float:
+        """Seconds since the stream's start."""
+        return self.frame.timestamp
+
+    def __getitem__(self, head: str) -> Output:
+        try:
+            return self.outputs[head]
+        except KeyError:
+            raise KeyError(f"no answer of a head {head!r}; this result has {sorted(self.outputs)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON: one line of ``out.jsonl``."""
+        size = self.frame.size
+        return {
+            "frame": self.index,
+            "timestamp": round(self.timestamp, 6),
+            "stream": self.stream,
+            "width": size.width,
+            "height": size.height,
+            "heads": {name: output.to_dict() for name, output in self.outputs.items()},
+            "freshness": {name: freshness.to_dict() for name, freshness in self.freshness.items()},
+        }
+
+    def to_json(self) -> str:
+        """One JSON line."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
