@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from street import evaluation, pictures, publishing
+from street import evaluation, pictures, publishing, synthetic
 from street.batches import Mix
 from street.training import Recipe, Trainer
+from street.workers import Team, join
 
 from sharedbb import nets, spec
 
@@ -44,8 +45,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=3.0, help="minutes between checkpoints")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which split to report on")
     parser.add_argument("--out", type=Path, default=PIPELINE.with_suffix(".sbb"), help="the artifact to write")
-    parser.add_argument("--frames", type=int, default=360, help="synthetic frames to render")
-    parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--frames", type=int, default=288, help="synthetic frames to render")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train together, one thread each")
+    parser.add_argument("--threads", type=int, help="torch threads of a lone process")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -57,28 +59,29 @@ def untrained() -> tuple[spec.Pipeline, torch.nn.Module]:
     return pipeline, nets.build(bare)
 
 
-def trainer(options: argparse.Namespace) -> Trainer:
+def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     """A trainer at the start, or where its checkpoint left off."""
     pipeline, network = untrained()
     real = pictures.camvid(options.data, "train")
-    synthetic = pictures.cached_synthetic(options.run / "synthetic")
+    rendered = pictures.cached_synthetic(options.run / "synthetic")
     recipe = Recipe(options.minutes, options.steps, options.batch, lr=options.lr, seed=options.seed)
     normalization = pipeline.input.normalization
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = Trainer(
         network,
         recipe,
-        Mix(real, synthetic, recipe.synthetic, recipe.seed),
+        Mix(real, rendered, recipe.synthetic, recipe.seed),
         device,
         normalization.mean,
         normalization.std,
         taps=pipeline.heads["objects"].taps,
+        team=team,
     )
     checkpoint = options.run / "checkpoint.safetensors"
     if checkpoint.is_file():
         made.resume(checkpoint)
     print(
-        f"{len(real)} pictures of CamVid, {len(synthetic)} synthetic, from step {made.clock.step}, {device}", flush=True
+        f"{len(real)} pictures of CamVid, {len(rendered)} synthetic, from step {made.clock.step}, {device}", flush=True
     )
     return made
 
@@ -86,10 +89,16 @@ def trainer(options: argparse.Namespace) -> Trainer:
 def train(options: argparse.Namespace) -> None:
     """Train to the end, with a checkpoint every few minutes and a JSON line every ten steps."""
     options.run.mkdir(parents=True, exist_ok=True)
-    made = trainer(options)
-    print(f"pid {os.getpid()}", flush=True)
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    team = join(options.workers)
+    made = trainer(options, team)
+    if team.rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in made.run():
+            pass
+        team.leave()
+        return
+    print(f"process group {os.getpgrp()}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(made, "stopped", True))
     saved = time.monotonic()
     with (options.run / "log.jsonl").open("a") as log:
         for line in made.run():
@@ -99,15 +108,12 @@ def train(options: argparse.Namespace) -> None:
             if time.monotonic() - saved > 60 * options.every:
                 made.save(options.run / "checkpoint.safetensors")
                 saved = time.monotonic()
-            if stopped:
-                break
     made.save(options.run / "checkpoint.safetensors")
+    team.leave()
 
 
 def render(options: argparse.Namespace) -> None:
     """Fill the cache of synthetic frames."""
-    from street import synthetic
-
     synthetic.render(options.run / "synthetic", options.frames, options.seed)
 
 
@@ -131,8 +137,8 @@ def publish(options: argparse.Namespace) -> None:
     checkpoint = options.run / "checkpoint.safetensors"
     state = publishing.rounded(publishing.averaged(checkpoint))
     metrics = {split: judged(state, options.data, split) for split in ("val", "test")}
-    synthetic = len(pictures.cached_synthetic(options.run / "synthetic"))
-    recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": synthetic}
+    rendered = len(pictures.cached_synthetic(options.run / "synthetic"))
+    recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": rendered}
     publishing.publish(untrained()[0], state, metrics, recipe, options.out)
     print(json.dumps(metrics, indent=1), flush=True)
 

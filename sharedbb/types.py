@@ -75,16 +75,21 @@ class Geometry:
 
     def to_source(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Network points to source points, clipped to the source; any shape ending in x, y pairs (xyxy boxes too)."""
-        pairs = xy.reshape(-1, 2)
-        moved = (pairs - np.float32([self.offset_x, self.offset_y])) / np.float32([self.scale_x, self.scale_y])
-        np.clip(moved, 0, np.float32([self.source.width, self.source.height]), out=moved)
-        return moved.reshape(xy.shape)
+        offset, scale, size = self._pairs
+        moved: NDArray[np.float32] = np.clip((xy.reshape(-1, 2) - offset) / scale, 0, size)
+        return moved.astype(np.float32, copy=False).reshape(xy.shape)
 
     def to_network(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Source points to network points, any shape ending in x, y pairs (boxes as xyxy too)."""
-        pairs = xy.reshape(-1, 2).astype(np.float32)
-        moved = pairs * np.float32([self.scale_x, self.scale_y]) + np.float32([self.offset_x, self.offset_y])
-        return moved.reshape(xy.shape)
+        offset, scale, _ = self._pairs
+        return (xy.reshape(-1, 2) * scale + offset).astype(np.float32, copy=False).reshape(xy.shape)
+
+    @property
+    def _pairs(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Offset, scale and source size as x, y pairs."""
+        offset = np.array([self.offset_x, self.offset_y], np.float32)
+        scale = np.array([self.scale_x, self.scale_y], np.float32)
+        return offset, scale, np.array([self.source.width, self.source.height], np.float32)
 
 
 @dataclass(slots=True)
@@ -113,12 +118,14 @@ class Frame:
     def rgb(self) -> NDArray[np.uint8]:
         """The whole picture as HWC uint8 RGB at source size, converted once and kept."""
         if self._rgb is None:
-            if self.video is not None:
-                self._rgb = self.video.to_ndarray(format="rgb24")
-            else:
-                assert self.pixels is not None
-                self._rgb = self.pixels if self.order == "rgb" else np.ascontiguousarray(self.pixels[..., ::-1])
+            self._rgb = self._converted()
         return self._rgb
+
+    def _converted(self) -> NDArray[np.uint8]:
+        if self.video is not None:
+            return self.video.to_ndarray(format="rgb24").view(np.uint8)
+        assert self.pixels is not None
+        return self.pixels if self.order == "rgb" else np.ascontiguousarray(self.pixels[..., ::-1])
 
     @classmethod
     def of(cls, picture: Any, *, index: int = 0, timestamp: float = 0.0, order: ColorOrder = "bgr") -> Frame:
@@ -160,7 +167,8 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise FrameError("the frame holds NaN or infinite values")
     if array.min() < 0 or array.max() > 1:
         raise FrameError(f"a float frame must lie in 0–1, got {array.min():.3g} to {array.max():.3g}; divide by 255?")
-    return np.rint(array * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(array * 255).astype(np.uint8)
+    return levels
 
 
 def _three_channels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -331,7 +331,10 @@ def test_a_pipeline_may_use_fewer_heads_than_the_artifact_has(file: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"classes": ("other", "road")}, r"'road' asks for \['other', 'road'\], but .* trained for \['road', 'other'\]"),
+        (
+            {"classes": ("other", "road")},
+            r"'road' asks for \['other', 'road'\], but .* trained for \['road', 'other'\]",
+        ),
         ({"classes": ("road",)}, r"'road' asks for \['road'\]"),
         ({"taps": (4,)}, r"'road' has taps \[4\], but .* trained with \[4, 8\]"),
         ({"type": "depth", "classes": ("road", "other")}, "'road' has type depth"),

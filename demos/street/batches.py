@@ -47,9 +47,9 @@ class Mix:
     share: float = 0.25
     seed: int = 0
 
-    def batch(self, step: int, size: int, crop: tuple[int, int]) -> Batch:
-        """The batch of step ``step``: ``size`` crops of ``crop`` (height, width)."""
-        pairs = [self._sample(step, slot, size, crop) for slot in range(size)]
+    def batch(self, step: int, size: int, crop: tuple[int, int], slots: Sequence[int] | None = None) -> Batch:
+        """The batch of step ``step``: ``size`` crops of ``crop`` (height, width), or those of ``slots`` among them."""
+        pairs = [self._sample(step, slot, size, crop) for slot in (range(size) if slots is None else slots)]
         return Batch.of([rgb for rgb, _ in pairs], [labels for _, labels in pairs])
 
     def _sample(self, step: int, slot: int, size: int, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -55,16 +55,16 @@ the pixels answered `edge` (lines as thick as the cells, not thinned) against th
 
 The labels of `surface` are CamVid's. The other three are derived from them, and no better than that derivation:
 
-* `objects`: a box is the extent of a connected component of its class. Cars that touch in the picture are one box, and a
-  car behind a pole is two. Components under {area} pixels, or with a side under {side}, are ignored: neither asked for nor
-  punished. So the AP is that of "blobs of a class", not of counted road users.
+* `objects`: a box is the extent of a connected component of its class. Cars that touch in the picture are one box, and
+  a car behind a pole is two. Components under {area} pixels, or with a side under {side}, are ignored: neither asked
+  for nor punished. So the AP is that of "blobs of a class", not of counted road users.
 * `edges`: a pixel with a direct neighbour of another class, void left out; learnt in cells of 4×4 pixels.
 * `scene`: a class that covers at least {share:.1%} of the known pixels.
 
 ## How it was trained
 
-From random weights, no pretraining: {steps} steps of batch {batch}, {minutes:.0f} minutes on two CPU cores in bfloat16, by
-`demos/train_street.py`. Crops of {crops}; scale 0.5–2, flips, colour, blur and noise.
+From random weights, no pretraining: {steps} steps of batch {batch}, {minutes:.0f} minutes on two CPU cores in bfloat16,
+by `demos/train_street.py`. Crops of {crops}; scale 0.5–2, flips, colour, blur and noise.
 AdamW, {lr:g} with a cosine to zero, weight decay {decay:g}; the shipped weights are a moving average ({averaging}).
 Cross-entropy with mild class weights (`surface`), focal loss and GIoU (`objects`), weighted cross-entropy (`edges`),
 binary cross-entropy (`scene`).
@@ -100,26 +100,8 @@ def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[st
             ("`edges` boundary F1", val["edges"]["f1"], test["edges"]["f1"]),
             ("`scene` tag F1", val["scene"]["f1"], test["scene"]["f1"]),
         ),
-        classes=_rows(
-            *(
-                (name, *(split["surface"]["iou"][name] for split in (val, test)))
-                + tuple(split["scene"]["f1_by_tag"][name] for split in (val, test))
-                for name in SURFACES
-            )
-        ),
-        boxes=_rows(
-            *(
-                tuple(
-                    [name]
-                    + [
-                        cell
-                        for split in (val, test)
-                        for cell in (split["objects"][key][name] for key in ("ap50", "boxes"))
-                    ]
-                )
-                for name in OBJECTS
-            )
-        ),
+        classes=_rows(*(_class_row(name, val, test) for name in SURFACES)),
+        boxes=_rows(*(_box_row(name, val, test) for name in OBJECTS)),
         tolerance=val["edges"]["tolerance_px"],
         synthetic=synthetic if frames else "* No synthetic pictures.",
         area=MIN_OBJECT_AREA,
@@ -134,6 +116,16 @@ def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[st
         averaging=recipe["averaging"],
         limits="\n".join(f"* {line}" for line in recipe["limits"]),
     )
+
+
+def _class_row(name: str, *splits: Mapping[str, Any]) -> tuple[Any, ...]:
+    shares = [split["surface"]["iou"][name] for split in splits]
+    tags = [split["scene"]["f1_by_tag"][name] for split in splits]
+    return (name, *shares, *tags)
+
+
+def _box_row(name: str, *splits: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (name, *(split["objects"][key][name] for split in splits for key in ("ap50", "boxes")))
 
 
 def _rows(*rows: tuple[Any, ...]) -> str:

@@ -42,7 +42,10 @@ def publish(
     recipe: Mapping[str, Any],
     path: Path,
 ) -> None:
-    """Write the artifact to ``path`` and the card beside it (``.md``). ``report``: split to the metrics of ``judge``."""
+    """Write the artifact to ``path`` and the card beside it (``.md``).
+
+    ``report``: split to the metrics of ``judge``.
+    """
     bare = pipeline.model_copy(update={"backbone": pipeline.backbone.model_copy(update={"weights": None})})
     manifest = artifact.Manifest(
         kind="network",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from street.batches import Batch, Mix, class_weights
 from street.loss import WEIGHTS, Grid, multi_task_loss
+from street.workers import Team
 
 LONGEST_STEP = 20.0
 
@@ -32,7 +33,7 @@ class Recipe:
     minutes: float = 60.0
     steps: int | None = None
     batch: int = 8
-    crops: tuple[tuple[float, int, int], ...] = ((0.0, 224, 320), (0.6, 352, 480))
+    crops: tuple[tuple[float, int, int], ...] = ((0.0, 224, 320), (0.6, 288, 384), (0.85, 352, 480))
     lr: float = 2e-3
     weight_decay: float = 0.04
     warm_up: float = 0.03
@@ -82,6 +83,8 @@ class Trainer:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     taps: tuple[int, ...] = (8, 16, 32)
+    team: Team = field(default_factory=Team)
+    stopped: bool = False
     clock: Clock = field(default_factory=Clock)
     average: dict[str, Tensor] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
@@ -94,14 +97,15 @@ class Trainer:
         self.weight = class_weights(self.mix.real).to(self.device)
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Train to the end of the recipe, giving the losses and the speed of each step."""
+        """Train to the end of the recipe, or until ``stopped`` is set, giving the losses and the speed of each step."""
         self.network.train()
-        while (progress := self.clock.progress(self.recipe)) < 1:
+        while not self.stopped and (progress := self.clock.progress(self.recipe)) < 1:
             began = time.monotonic()
             crop = self.recipe.crop(progress)
-            batch = self.mix.batch(self.clock.step, self.recipe.batch, crop).to(self.device)
+            slots = range(self.recipe.batch)[self.team.rank :: self.team.count]
+            batch = self.mix.batch(self.clock.step, self.recipe.batch, crop, slots).to(self.device)
             losses = self.step(batch, self.recipe.rate(progress))
-            seconds = time.monotonic() - began
+            seconds = self._agree(time.monotonic() - began)
             self.clock.tick(seconds)
             yield {"step": self.clock.step, "progress": round(progress, 4), "seconds": round(seconds, 3), **losses}
 
@@ -119,13 +123,22 @@ class Trainer:
             raise ValueError(f"the loss is not finite at step {self.clock.step}: {told}")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        self.team.mean([p.grad for p in self.network.parameters() if p.grad is not None])
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         self._average()
         return {name: round(float(loss.detach()), 4) for name, loss in losses.items()}
 
+    def _agree(self, seconds: float) -> float:
+        """The team's mean time for this step; stops all when one was told to."""
+        told = torch.tensor([seconds, float(self.stopped)], dtype=torch.float64)
+        self.team.mean([told])
+        self.stopped = bool(told[1] > 0)
+        return float(told[0])
+
     @torch.no_grad()
     def _average(self) -> None:
+        self.team.mean([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
         keep = min(self.recipe.averaging, (1 + self.clock.step) / (10 + self.clock.step))
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point():

@@ -127,19 +127,20 @@ def needed(axis: Axis, u0: int, u1: int) -> Interval:
 
 
 def valid(axis: Axis, x0: int, x1: int, size: int) -> Interval:
-    """Outputs that come out right when only inputs x0 to x1 of ``size`` are given, zero-padded like a whole picture.
+    """Outputs that come out right when only inputs x0 to x1 of ``size`` are given, padded like a whole picture.
 
     Where the crop ends with the picture, its padding is the picture's own and nothing is lost; there the last output
-    may lie past the end of the map. Empty (first > last) when the crop is too small. ``x0`` must be aligned.
+    may lie past the end of the map. Empty (first > last) when the crop is too small.
 
-    Raises GraphError when x0 is not aligned or the crop is not inside the picture.
+    Raises GraphError when the crop is not inside the picture, or does not start at a multiple of ``axis.align`` and
+    end before one (or with the picture).
     """
     if not 0 <= x0 <= x1 < size:
         raise GraphError(f"a crop must lie within 0 to {size - 1}, got {x0} to {x1}")
-    if x0 % axis.align:
-        raise GraphError(f"a crop must start at a multiple of {axis.align}, got {x0}")
-    first = 0 if x0 == 0 else -((-axis.left - x0) // axis.stride)
-    last = (x1 + axis.left) // axis.stride if x1 == size - 1 else (x1 - axis.right) // axis.stride
+    if x0 % axis.align or (x1 < size - 1 and (x1 + 1) % axis.align):
+        raise GraphError(f"a crop must start at a multiple of {axis.align} and end before one, got {x0} to {x1}")
+    first = 0 if x0 == 0 else (x0 - 1 + axis.left) // axis.stride + 1
+    last = (x1 + axis.left) // axis.stride if x1 == size - 1 else -((axis.right - x1 - 1) // axis.stride) - 1
     return first, last
 
 

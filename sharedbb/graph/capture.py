@@ -86,6 +86,7 @@ class _Reader:
         self.exported = exported
         self.nodes: list[Node] = []
         self.weights: dict[str, Tensor] = {}
+        self.live = {"input"}  # nodes that depend on the input
         self.value_of: dict[str, Any] = {}  # exported node name → Value, Weight or constant
 
     def read(self) -> Graph:
@@ -141,6 +142,8 @@ class _Reader:
             raise GraphError(f"{self.name}: {op} gives {type(first).__name__}, not a tensor; shapes must be fixed")
         call = Node(node.name, op, args, kwargs, tuple(map(int, first.shape)), first.dtype, self._origin(node))
         self.nodes.append(call)
+        if not self.live.isdisjoint(call.values):
+            self.live.add(call.name)
         self.value_of[node.name] = Value(node.name)
         if in_place:
             self._redirect(node.args[0], node.name)
@@ -177,9 +180,10 @@ class _Reader:
             if leaf is None:
                 continue
             value = self.value_of[leaf.name] if isinstance(leaf, torch.fx.Node) else leaf
-            if not isinstance(value, Value):
-                raise GraphError(f"{self.name}: an output is the constant {leaf!r}; outputs must depend on the input")
-            named[".".join(filter(None, [self.name, *map(_key, path)]))] = value.name
+            name = ".".join(filter(None, [self.name, *map(_key, path)]))
+            if not isinstance(value, Value) or value.name not in self.live:
+                raise GraphError(f"{name}: an output that does not depend on the input is no answer; leave it out")
+            named[name] = value.name
         if not named:
             raise GraphError(f"{self.name}: the network returns no tensor")
         return named

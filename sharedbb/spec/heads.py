@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from sharedbb.spec.faults import (
     shown,
 )
 from sharedbb.spec.parts import (
+    AtLeast,
     Backbone,
     Channels,
     Count,
@@ -73,9 +75,7 @@ class Head(Spec):
     type: str
     """The kind of head, by its registered name."""
 
-    taps: Annotated[
-        tuple[Annotated[Count, AfterValidator(_exists)], ...], Field(min_length=1), AfterValidator(ascending)
-    ]
+    taps: Annotated[tuple[Annotated[Count, AfterValidator(_exists)], ...], AtLeast(1), AfterValidator(ascending)]
     """Strides of the shared features that the head reads, ascending: levels of the neck where there is one, otherwise
     of the backbone."""
 
@@ -89,7 +89,7 @@ class SegmentationHead(Head):
     type: Literal["segmentation"] = "segmentation"
     """`segmentation`: a class for every pixel."""
 
-    classes: Annotated[tuple[Text, ...], Field(min_length=2), AfterValidator(unique)]
+    classes: Annotated[tuple[Text, ...], AtLeast(2), AfterValidator(unique)]
     """Names of the classes in the order of the network's channels, at least 2."""
 
     channels: Channels = 64
@@ -222,8 +222,13 @@ class ByType:
         return core_schema.with_info_plain_validator_function(self._read, serialization=as_itself)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        forms = [handler(head_spec(name).__pydantic_core_schema__) for name in HEADS]
-        return {"oneOf": [{**form, "required": ["type", *form.get("required", [])]} for form in forms]}
+        specs = [head_spec(name) for name in HEADS]
+        forms = [handler(spec.__pydantic_core_schema__) for spec in specs]
+        for spec, form in zip(specs, forms, strict=True):
+            body = handler.resolve_ref_schema(form)  # some versions of pydantic put it among the definitions
+            body.setdefault("description", inspect.getdoc(spec))
+            body["required"] = ["type", *body.get("required", [])]
+        return {"oneOf": forms}
 
     @staticmethod
     def _read(value: Any, info: ValidationInfo) -> Head:

@@ -24,7 +24,6 @@ def override(document: Document, overrides: Sequence[str]) -> None:
             document.problems.append(Problem("", f"{error} (from the override {shown(text)})", document.file))
             continue
         document.places = {at: place for at, place in document.places.items() if at[: len(path)] != path}
-        document.faulty = {at for at in document.faulty if at[: len(path)] != path}
         document.places[path] = Place(override=text)
 
 
@@ -35,7 +34,7 @@ def _split(text: str) -> tuple[str, Any]:
     try:
         document = read(value)
     except SpecError as error:
-        raise ValueError(f"the value is {error.problems[0].message}") from None
+        raise ValueError(f"the value: {error.problems[0].message}") from None
     if document.problems:
         raise ValueError(f"the value: {document.problems[0].message}")
     return field.strip(), document.value

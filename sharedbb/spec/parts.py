@@ -61,6 +61,26 @@ def exactly(*names: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """Marks a list or mapping that must have ``count`` entries; counted only once the entries themselves are right."""
+
+    count: int
+    keyword: str = "minItems"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._enough, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), self.keyword: self.count}
+
+    def _enough(self, entries: Any) -> Any:
+        if len(entries) < self.count:
+            noun = "entry" if self.count == 1 else "entries"
+            raise said(f"must have at least {self.count} {noun}, got {len(entries)}")
+        return entries
+
+
 def ascending(strides: tuple[int, ...]) -> tuple[int, ...]:
     """Refuse strides that repeat or go down."""
     pairs = enumerate(pairwise(strides), 1)
@@ -117,7 +137,7 @@ class RegisteredName:
 
 
 Text = Annotated[str, Strict(), Field(min_length=1), AfterValidator(_text)]
-Words = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(unique)]
+Words = Annotated[tuple[Text, ...], AtLeast(1), AfterValidator(unique)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[Whole, Field(ge=1)]
 Channels = Annotated[Whole, Field(ge=1, le=4096)]
@@ -218,19 +238,19 @@ class Fpn(Spec):
     channels: Channels = 64
     """Channels of every level, 1 to 4096."""
 
-    strides: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(ascending)] = (4, 8, 16, 32)
+    strides: Annotated[tuple[Count, ...], AtLeast(1), AfterValidator(ascending)] = (4, 8, 16, 32)
     """Strides of the levels, ascending, each one that the backbone offers."""
 
 
 class Reuse(Spec):
-    """What is kept from one frame to the next."""
+    """Whether results are carried over between frames."""
 
     mode: Literal["off"] = "off"
     """`off`: every frame is computed whole."""
 
 
 class Schedule(Spec):
-    """What happens when frames come faster than they can be worked on."""
+    """How frames wait for their turn."""
 
     queue: Count = 4
     """How many decoded frames are held ready, at least 1."""
@@ -241,7 +261,7 @@ class Schedule(Spec):
 
 
 class Runtime(Spec):
-    """On what the pipeline runs, and in which precision."""
+    """Device, backend, precision, threads and cache."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device; `auto` takes CUDA where there is one."""

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from sharedbb.spec.faults import said_at
 from sharedbb.spec.heads import ByType, Head, Offer
 from sharedbb.spec.parts import (
+    AtLeast,
     Backbone,
     Fpn,
     Input,
@@ -48,7 +49,11 @@ class Pipeline(Spec):
     neck: Fpn | None = None
     """A feature pyramid between backbone and heads; null for none."""
 
-    heads: Annotated[dict[Annotated[str, Field(pattern=HEAD_NAME)], Annotated[Head, ByType()]], Field(min_length=1)]
+    heads: Annotated[
+        dict[Annotated[str, Field(pattern=HEAD_NAME)], Annotated[Head, ByType()]],
+        AtLeast(1, "minProperties"),
+        Field(json_schema_extra={"additionalProperties": False}),
+    ]
     """The heads by name, at least one. A name is lower-case letters, digits and _, and starts with a letter."""
 
     reuse: Reuse = Reuse()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
-
 from street import labels, loss, metrics, pictures
 from street.augment import training_crop
 from street.batches import Batch, Mix, class_weights
 from street.labels import IGNORED, OBJECTS, SURFACES, VOID, Boxes, boxes_of
 from street.training import Recipe, Trainer
+from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+
+from sharedbb import artifact
 
 ROAD, VEHICLE, PEDESTRIAN, SIGN = (SURFACES.index(name) for name in ("road", "vehicle", "pedestrian", "sign"))
 
@@ -416,7 +420,7 @@ class TestTraining:
         clock = Clock()
         clock.tick(3600)
         assert clock.progress(recipe) == LONGEST_STEP / 60
-        assert (recipe.crop(0.0), recipe.crop(0.7)) == ((224, 320), (352, 480))
+        assert (recipe.crop(0.0), recipe.crop(0.7), recipe.crop(0.9)) == ((224, 320), (288, 384), (352, 480))
 
     def test_a_loss_that_is_not_finite_stops_the_run(self) -> None:
         trainer = small_trainer(1)
@@ -424,6 +428,75 @@ class TestTraining:
             next(trainer.network.parameters()).fill_(float("nan"))
         with pytest.raises(ValueError, match="not finite at step 0: surface nan"):
             list(trainer.run())
+
+
+def report(value: float) -> dict[str, Any]:
+    """Metrics as ``judge`` gives them, all of one value."""
+    by_class = dict.fromkeys(SURFACES, value)
+    return {
+        "pictures": 3,
+        "surface": {"miou": value, "accuracy": value, "iou": by_class},
+        "objects": {"map50": value, "ap50": dict.fromkeys(OBJECTS, value), "boxes": dict.fromkeys(OBJECTS, 7)},
+        "edges": {"f1": value, "precision": value, "recall": value, "tolerance_px": 4.0},
+        "scene": {"f1": value, "f1_by_tag": by_class | {"sky": None}},
+    }
+
+
+@pytest.mark.usefixtures("_one_thread")
+class TestPublishing:
+    def test_the_artifact_gives_back_the_averaged_weights(self, tmp_path: Path) -> None:
+        import train_street
+        from street import publishing
+
+        trainer = small_trainer(1)
+        trainer.save(tmp_path / "checkpoint.safetensors")
+        state = publishing.rounded(publishing.averaged(tmp_path / "checkpoint.safetensors"))
+        recipe = publishing.recipe_of(tmp_path / "checkpoint.safetensors") | {"synthetic_frames": 5, "limits": ["dark"]}
+        pipeline, network = train_street.untrained()
+        told = {"val": report(0.25), "test": report(0.125)}
+        publishing.publish(pipeline, state, told, recipe, tmp_path / "street.sbb")
+        read = artifact.load(tmp_path / "street.sbb")
+        artifact.load_weights(network, read, pipeline.heads)
+        for name, tensor in network.state_dict().items():
+            torch.testing.assert_close(tensor, state[name], rtol=0, atol=0)
+            torch.testing.assert_close(tensor, trainer.average[name], rtol=1e-3, atol=1e-5)
+        assert read.manifest.report["test"]["surface"]["miou"] == 0.125
+        assert read.manifest.pipeline["backbone"]["weights"] is None
+        assert (tmp_path / "street.sbb").stat().st_size < 10e6
+        card = (tmp_path / "street.md").read_text()
+        assert "| `surface` mIoU | 0.250 | 0.125 |" in card
+        assert "| sky | 0.250 | 0.125 | – | – |" in card
+        assert "| vehicle | 0.250 | 7 | 0.125 | 7 |" in card
+        assert "research use" in card
+        assert "* dark" in card
+        assert "{" not in card
+
+    def test_a_network_is_judged_in_source_pixels(self) -> None:
+        import train_street
+        from street import evaluation
+
+        pipeline, network = train_street.untrained()
+        sample = street_picture(size=(90, 130))
+        told = evaluation.judge(evaluation.Predictor(network, pipeline, 0.02), [sample])
+        assert told["pictures"] == 1
+        assert 0 <= told["surface"]["accuracy"] <= 1
+        assert told["objects"]["boxes"] == {"vehicle": 1, "pedestrian": 1, "cyclist": 0, "sign": 0}
+        assert told["objects"]["ap50"]["cyclist"] is None
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one(tmp_path: Path) -> None:
+    from street import publishing
+
+    pictures.write_cache(tmp_path / "cache", [street_picture(seed) for seed in range(2)], {})
+    (tmp_path / "cache" / "rgb").rename(tmp_path / "train")
+    (tmp_path / "cache" / "labels").rename(tmp_path / "trainannot")
+    script = Path(__file__).resolve().parents[2] / "demos" / "train_street.py"
+    options = {"--data": tmp_path, "--run": tmp_path / "run", "--batch": 2, "--steps": 1, "--workers": 2}
+    words = [str(word) for pair in options.items() for word in pair]
+    subprocess.run([sys.executable, str(script), "train", *words], check=True, timeout=240, capture_output=True)
+    assert publishing.recipe_of(tmp_path / "run" / "checkpoint.safetensors")["step"] == 1
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
 
 
 @pytest.mark.real

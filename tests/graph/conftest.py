@@ -15,13 +15,14 @@ from sharedbb.graph.ir import Graph
 
 @pytest.fixture(scope="session")
 def backbone_graph() -> Callable[[str], Graph]:
-    """``backbone_graph(name)``: a randomly initialised classifier on three pictures of 64×1024, wide and flat so that
-    the reach of deep features ends inside the picture.
+    """``backbone_graph(name)``: a randomly initialised classifier on three pictures of 40×896.
+
+    Wide and flat, so that the reach of deep features ends inside the picture.
     """
 
     @cache
     def captured(name: str) -> Graph:
         torch.manual_seed(0)
-        return capture(getattr(torchvision.models, name)(weights=None), torch.zeros(3, 3, 64, 1024), name)
+        return capture(getattr(torchvision.models, name)(weights=None), torch.zeros(3, 3, 40, 896), name)
 
     return captured

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "vehicle", "pedestrian", "cyclist")
 
@@ -17,6 +19,15 @@ def street_pipeline(arch: str = "mobilenet_v2", *, neck: bool = True, weights: s
     }
     fpn = SimpleNamespace(type="fpn", channels=64, strides=(4, 8, 16, 32)) if neck else None
     return SimpleNamespace(backbone=SimpleNamespace(arch=arch, weights=weights), neck=fpn, heads=heads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These pictures are tiny: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

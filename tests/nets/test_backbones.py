@@ -51,16 +51,16 @@ def test_taps_are_the_torchvision_network_s_own_intermediate_maps(arch: str, tmp
     torch.save(network.state_dict(), tmp_path / "whole.pth")
     backbone = resolve(BACKBONES[arch].build)(str(tmp_path / "whole.pth")).eval()
     reference = create_feature_extractor(network, dict(zip(TAPPED[arch], ("4", "8", "16", "32"), strict=True)))
-    picture = image(96, 160, batch=2)
+    picture = image(32, 96, batch=2)
     with torch.no_grad():
         features, expected = backbone(picture), reference(picture)
     assert tuple(features) == BACKBONES[arch].strides
     for stride, value in features.items():
-        assert value.shape == (2, backbone.channels[stride], 96 // stride, 160 // stride)
+        assert value.shape == (2, backbone.channels[stride], 32 // stride, 96 // stride)
         torch.testing.assert_close(value, expected[str(stride)], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("arch", ["mobilenet_v2", "regnet_x_400mf", "shufflenet_v2_x1_0", "efficientnet_b0"])
+@pytest.mark.parametrize("arch", ["regnet_x_400mf", "shufflenet_v2_x1_0", "efficientnet_b0"])
 def test_exported_equals_eager(arch: str) -> None:
     backbone = resolve(BACKBONES[arch].build)().eval()
     picture = image(64, 96)
@@ -82,9 +82,12 @@ def test_every_weight_serves_a_tap(arch: str) -> None:
 
 
 def test_random_weights_are_equal_each_time_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first, second = backbones.mobilenet_v2().state_dict(), backbones.mobilenet_v2().state_dict()
+    first = backbones.mobilenet_v2().state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = backbones.mobilenet_v2().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first["features.0.0.weight"].std() > 0
 
@@ -98,14 +101,14 @@ def test_weights_keep_torchvision_s_names_and_drop_the_classifier() -> None:
 
 
 def test_safetensors_load_like_pth(tmp_path: Path) -> None:
-    state = torchvision_network("resnet18").state_dict()
-    save_file(state, tmp_path / "resnet.safetensors")
-    loaded = backbones.resnet18(str(tmp_path / "resnet.safetensors")).state_dict()
+    state = torchvision_network("mobilenet_v3_small").state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    loaded = backbones.mobilenet_v3_small(str(tmp_path / "net.safetensors")).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 def test_torchvision_weights_by_name_are_loaded_without_unpickling(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = torchvision_network("resnet18").state_dict()
+    state = torchvision_network("mobilenet_v3_small").state_dict()
     asked = {}
 
     def fake(url: str, **options: object) -> dict[str, Tensor]:
@@ -113,8 +116,8 @@ def test_torchvision_weights_by_name_are_loaded_without_unpickling(monkeypatch: 
         return dict(state)
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fake)
-    loaded = backbones.resnet18("IMAGENET1K_V1").state_dict()
-    assert torch.equal(loaded["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+    loaded = backbones.mobilenet_v3_small("IMAGENET1K_V1").state_dict()
+    assert torch.equal(loaded["features.0.0.weight"], state["features.0.0.weight"])
     assert asked["weights_only"] is True
     assert asked["check_hash"] is True
 

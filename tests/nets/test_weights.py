@@ -104,6 +104,6 @@ def test_batch_counters_may_be_missing() -> None:
 
 
 def test_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
-    torch.save(backbones.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    torch.save({"conv1.weight": torch.ones(64, 3, 7, 7)}, tmp_path / "resnet18.pth")
     with pytest.raises(WeightsError, match=r"resnet18\.pth for mobilenet_v2 lack 'features\.0\.0\.weight'"):
         backbones.mobilenet_v2(str(tmp_path / "resnet18.pth"))

@@ -25,12 +25,18 @@ def convolution(call: Call) -> Reach | Global:
 
 
 def _transposed(call: Call, kernel: tuple[int, ...], padding: tuple[int, ...]) -> Reach | Global:
-    """Output u reads v where u = v · stride − padding + dilation · tap."""
+    """Output u reads v where u = v · stride − padding + dilation · tap.
+
+    The lower bounds count the outputs that padding takes off the ends of a crop as reading past its ends.
+    """
+    settings = (pair(call.args[name]) for name in ("stride", "dilation", "output_padding"))
     axes = []
-    for k, p, s, d in zip(kernel, padding, pair(call.args["stride"]), pair(call.args["dilation"]), strict=True):
-        if p > d * (k - 1):
+    for k, p, s, d, extra in zip(kernel, padding, *settings, strict=True):
+        far = d * (k - 1)
+        if p > far:
             return call.refuse("is a transposed convolution padded by more than its kernel")
-        axes.append(Axis(Fraction(1, s), Fraction(d * (k - 1) - p, s), Fraction(p, s)))
+        left, right = max(far - p, s - 1), max(p, s + 2 * p - far - 1 - extra)
+        axes.append(Axis(Fraction(1, s), Fraction(left, s), Fraction(right, s)))
     return _slide(call, *axes)
 
 

@@ -1,0 +1,90 @@
+"""``sharedbb explain``: what a pipeline becomes when it is compiled here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sharedbb.cli.options import (
+    BackendOption,
+    DeviceOption,
+    NoCacheOption,
+    PipelineArgument,
+    PrecisionOption,
+    SetOption,
+    compiled,
+    read_pipeline,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def explain(
+    pipeline: PipelineArgument,
+    overrides: SetOption = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    no_cache: NoCacheOption = False,
+    dot_file: Annotated[
+        Path | None, typer.Option("--dot", metavar="FILE|-", help="Write the graph for Graphviz, - for stdout.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE|-", help="Write everything as JSON, - for stdout.")
+    ] = None,
+) -> None:
+    """Show the graph that a pipeline becomes, and what it costs.
+
+    For each segment: its stride, what it gives, how far it reaches, multiply-adds, parameters, and its time when it
+    was compiled here. For each head: what it needs, and what that would take alone.
+    """
+    import json
+
+    from rich.console import Console
+
+    from sharedbb.cli.describe import describe, dot
+    from sharedbb.cli.files import STDOUT
+
+    spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
+    engine = compiled(spec, Console(stderr=True), no_cache=no_cache)
+    description = describe(engine.program)
+    if STDOUT not in (dot_file, json_file):
+        _show(description, Console(highlight=False))
+    if dot_file is not None:
+        _write(dot_file, dot(description))
+    if json_file is not None:
+        _write(json_file, json.dumps(description, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    from sharedbb.cli.files import STDOUT
+    from sharedbb.profiling.files import write_text
+
+    if path == STDOUT:
+        typer.echo(text, nl=False)
+        return
+    write_text(path, text)
+    typer.echo(f"wrote {path}", err=True)
+
+
+def _show(description: Mapping[str, Any], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from sharedbb.cli.describe import head_rows, tree
+
+    console.print(tree(description))
+    table = Table(title="Each head, if it ran alone", title_justify="left", title_style="bold")
+    for title in ("head", "runs", "MACs", "parameters", "time", "needs"):
+        right = title in ("MACs", "parameters", "time")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "needs")
+    for row in head_rows(description):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print("What was tried here:")
+    for choice in description["choices"]:
+        console.print(Text(f"  {choice}"))

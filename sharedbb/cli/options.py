@@ -1,0 +1,61 @@
+"""Arguments and options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sharedbb.cli.shipped import find
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sharedbb.runtime import Engine
+    from sharedbb.spec import Pipeline
+
+PipelineArgument = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A pipeline file, or the name of one from `sharedbb pipelines`.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the pipeline, such as heads.road.every=2."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Same as --set runtime.device=...")
+]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", metavar="NAME", help="Same as --set runtime.backend=...")
+]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", metavar="auto|f32|bf16|f16", help="Same as --set runtime.precision=...")
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Compile and measure anew, and keep nothing of it on disk.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def read_pipeline(
+    name: str,
+    overrides: Sequence[str] | None = None,
+    *,
+    device: str | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Pipeline:
+    """The pipeline that a command line names, with what the command line changes in it. Raises SpecError."""
+    from sharedbb.spec import load
+
+    runtime = {"device": device, "backend": backend, "precision": precision}
+    shorthands = [f"runtime.{field}={value}" for field, value in runtime.items() if value is not None]
+    return load(find(name), [*(overrides or ()), *shorthands])
+
+
+def compiled(pipeline: Pipeline, console: Console, *, no_cache: bool = False) -> Engine:
+    """The engine for a pipeline; a terminal shows meanwhile that this may take a while."""
+    from sharedbb.compiler import compile_pipeline
+
+    with console.status(f"compiling {pipeline.name}", spinner_style="dim"):
+        return compile_pipeline(pipeline, use_cache=False if no_cache else None)

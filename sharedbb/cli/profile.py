@@ -1,0 +1,67 @@
+"""``sharedbb profile``: where the time goes, without drawing or writing a video."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sharedbb.cli.options import (
+    BackendOption,
+    DeviceOption,
+    NoCacheOption,
+    PipelineArgument,
+    PrecisionOption,
+    QuietOption,
+    SetOption,
+    compiled,
+    read_pipeline,
+)
+
+FRAMES = 200
+WARM_UP = 10  # frames that are run and forgotten first
+
+
+def profile(
+    pipeline: PipelineArgument,
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="As for run; without one, a generated street.")
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", metavar="N", min=1, help="Measure so many frames.")] = FRAMES,
+    summary: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="The numbers, in the form of run's summary.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Trace for ui.perfetto.dev or chrome://tracing.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="HTML report with charts and pictures.")
+    ] = None,
+    overrides: SetOption = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    no_cache: NoCacheOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure the time of every stage; no video is written.
+
+    Warms up, runs, and shows p50, p95, p99 and each stage's share of the frame.
+    """
+    from sharedbb import media
+    from sharedbb.cli.clip import street_clip
+    from sharedbb.cli.files import Files
+    from sharedbb.cli.session import Screen, record, warm_up
+
+    files = Files(report=report, trace=trace, summary=summary)
+    files.check(pipeline, *([source] if source else []))
+    screen = Screen.for_files(files, quiet=quiet)
+    spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
+    with tempfile.TemporaryDirectory(prefix="sharedbb-") as folder:
+        chosen = source or str(street_clip(Path(folder), frames, screen))
+        with media.open_source(chosen) as opened:
+            engine = compiled(spec, screen.progress, no_cache=no_cache)
+            warm_up(engine, WARM_UP)
+            record(engine, opened, files, screen, frames)

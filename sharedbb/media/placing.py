@@ -1,0 +1,22 @@
+"""Pictures put into frames of other sizes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.types import Geometry, Size
+
+
+def letterboxed(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The whole picture, scaled into (height, width, 3) with black bars."""
+    placed = Geometry.fit(Size(*picture.shape[:2]), Size(height, width)).placed
+    left, top, inner_width, inner_height = placed
+    framed = np.zeros((height, width, 3), np.uint8)
+    shrinks = inner_width < picture.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    framed[top : top + inner_height, left : left + inner_width] = cv2.resize(
+        picture, (inner_width, inner_height), interpolation=how
+    )
+    return framed

@@ -1,0 +1,200 @@
+"""Every backend against eager torch on the uncut graph, segment by segment, in every precision it has here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sharedbb.backends.openvino import OpenVINOBackend
+from sharedbb.backends.torch_backends import CudaBackend, EagerBackend, InductorBackend
+from sharedbb.errors import BackendError
+from sharedbb.graph.capture import capture
+from sharedbb.graph.cut import Cut, cut, fold_constants
+from sharedbb.graph.ir import Graph
+from sharedbb.graph.lower import run
+from sharedbb.graph.merge import fold_batch_norms
+from sharedbb.types import Normalization, Size
+
+NORMALIZATION = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+SIZE = Size(64, 96)
+HAS_CUDA = torch.cuda.is_available()
+
+# Relative to the largest answer: rounding of float32, of eight-bit and of eleven-bit mantissas through ten layers.
+TOLERANCE = {"f32": 1e-5, "bf16": 4e-2, "f16": 5e-3}
+
+
+class Network(nn.Module):
+    """A small trunk with two strides, a residual, a squeeze-excite, and heads of several shapes and kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.deep = nn.Sequential(nn.Conv2d(16, 24, 3, 2, 1), nn.Hardswish(), nn.Conv2d(24, 24, 3, 1, 1, groups=24))
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 24, 1), nn.Sigmoid())
+        self.deeper = nn.Sequential(nn.Conv2d(24, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 1))
+        self.dense = nn.Conv2d(24, 7, 1)
+        self.vector = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.deep(self.stem(x))
+        fine = fine + fine * self.gate(fine)
+        coarse = self.deeper(fine)
+        wide = nn.functional.interpolate(coarse[:, :7], scale_factor=2.0, mode="bilinear")
+        return {"dense.logits": self.dense(fine) + wide, "vector": self.vector(coarse.mean((2, 3)))}
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    torch.manual_seed(0)
+    network = Network().eval()
+    network.stem[1].running_var.uniform_(0.5, 2)
+    return capture(network, torch.zeros(1, 3, SIZE.height, SIZE.width), "")
+
+
+@pytest.fixture(scope="module")
+def parts(graph: Graph) -> Cut:
+    return cut(fold_constants(fold_batch_norms(graph)))
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, SIZE.height, SIZE.width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(graph: Graph, picture: np.ndarray) -> dict[str, np.ndarray]:
+    x = torch.from_numpy(picture).permute(0, 3, 1, 2).float()
+    x = (x - torch.tensor(NORMALIZATION.mean).view(1, 3, 1, 1)) / torch.tensor(NORMALIZATION.std).view(1, 3, 1, 1)
+    answers = run(graph, x)
+    return {name: _nhwc(value).numpy() for name, value in answers.items()}
+
+
+def _nhwc(value: Tensor) -> Tensor:
+    return value.permute(0, 2, 3, 1) if value.dim() == 4 else value
+
+
+def _run(backend: Any, parts: Cut, executables: Sequence[Any], pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    buffer = backend.picture(SIZE)
+    sessions = [executable.session() for executable in executables]
+    answers = []
+    for picture in pictures:
+        buffer.array[...] = picture
+        backend.upload(buffer)
+        features = {"input": buffer.feature}
+        for segment, session in zip(parts.segments, sessions, strict=True):
+            results = session([features[name] for name in segment.inputs])
+            features.update(zip(segment.outputs, results, strict=True))
+        answers.append({name: backend.answer(features[at]).copy() for name, at in parts.answers.items()})
+    return answers
+
+
+def _compiled(backend: Any, parts: Cut) -> list[Any]:
+    wanted = frozenset(parts.answers.values())
+    return [backend.compile(segment, NORMALIZATION, wanted) for segment in parts.segments]
+
+
+def _near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], precision: str) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert got[name].dtype == np.float32
+        assert got[name].shape == value.shape
+        assert np.abs(got[name] - value).max() <= TOLERANCE[precision] * np.abs(value).max()
+
+
+CASES = [
+    *((EagerBackend, precision) for precision in ("f32", "bf16")),
+    *((OpenVINOBackend, precision) for precision in OpenVINOBackend.precisions("cpu")),
+]
+
+
+@pytest.mark.parametrize(("kind", "precision"), CASES)
+def test_segments_answer_as_eager_does(
+    kind: Any, precision: str, parts: Cut, picture: np.ndarray, expected: dict[str, np.ndarray]
+) -> None:
+    backend = kind(precision)
+    other = np.zeros_like(picture)
+    first, between, again = _run(backend, parts, _compiled(backend, parts), [picture, other, picture])
+    _near(first, expected, precision)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], between[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not InductorBackend.precisions("cpu"), reason="Inductor needs a C++ compiler")
+def test_inductor_answers_as_eager_does(parts: Cut, picture: np.ndarray, expected: dict[str, np.ndarray]) -> None:
+    backend = InductorBackend("f32")
+    (got,) = _run(backend, parts, _compiled(backend, parts), [picture])
+    _near(got, expected, "f32")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not HAS_CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+def test_cuda_answers_as_eager_does(
+    precision: str, parts: Cut, picture: np.ndarray, expected: dict[str, np.ndarray]
+) -> None:
+    backend = CudaBackend(precision, "cuda")
+    other = np.zeros_like(picture)
+    first, _, again = _run(backend, parts, _compiled(backend, parts), [picture, other, picture])
+    _near(first, expected, precision)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+def test_two_sessions_do_not_share_buffers(parts: Cut, picture: np.ndarray, expected: dict[str, np.ndarray]) -> None:
+    backend = OpenVINOBackend("f32")
+    executables = _compiled(backend, parts)
+    segment, executable = parts.segments[0], executables[0]
+    one, other = backend.picture(SIZE), backend.picture(SIZE)
+    one.array[...] = picture
+    first, second = executable.session(), executable.session()
+    kept = backend.answer(first([one.feature])[0]).copy()
+    second([other.feature])
+    assert np.array_equal(backend.answer(first._outputs[0]), kept)
+    assert segment.inputs == ("input",)
+
+
+def test_stored_segments_answer_the_same(parts: Cut, picture: np.ndarray) -> None:
+    backend = OpenVINOBackend(OpenVINOBackend.precisions("cpu")[0])
+    executables = _compiled(backend, parts)
+    again = [backend.load(backend.save(executable)) for executable in executables]
+    (expected,), (got,) = (_run(backend, parts, built, [picture]) for built in (executables, again))
+    assert all(np.array_equal(expected[name], got[name]) for name in expected)
+
+
+def test_several_precisions_convert_once(parts: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compiled(OpenVINOBackend("f32"), parts)
+    monkeypatch.setattr("sharedbb.backends.openvino._convert", lambda segment: pytest.fail("converted again"))
+    _compiled(OpenVINOBackend(OpenVINOBackend.precisions("cpu")[0]), parts)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: OpenVINOBackend("int3"), "cannot run int3 on cpu here; it can run"),
+        (lambda: OpenVINOBackend("f32", "cuda"), "nothing; use device cpu"),
+        (lambda: EagerBackend("f8"), "f32, bf16, f16, not 'f8'"),
+        pytest.param(
+            lambda: CudaBackend("f16", "cuda"),
+            "cannot run on cuda here",
+            marks=pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_what_cannot_run_is_said(make: Any, said: str) -> None:
+    with pytest.raises(BackendError, match=said):
+        make()
+
+
+def test_an_operator_that_openvino_lacks_is_named_with_its_segment() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    (segment,) = cut(capture(Odd(), torch.zeros(1, 3, 8, 8))).segments
+    with pytest.raises(BackendError, match=f"cannot compile segment {segment.name}"):
+        OpenVINOBackend("f32").compile(segment, NORMALIZATION, frozenset(segment.outputs))

@@ -1,0 +1,105 @@
+"""What a user brings, merged and run on pictures: the same answers as the networks alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sharedbb as sb
+from sharedbb.errors import GraphError
+
+SIZE = (64, 96)
+
+
+class Trunk(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class TwoAnswers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.scores, self.boxes = Trunk(), nn.Conv2d(16, 3, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(x)
+        return {"scores": self.scores(features), "boxes": self.boxes(features)}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, nn.Module]:
+    one = nn.Sequential(Trunk(), nn.Conv2d(16, 5, 1)).eval()
+    return {"seg": one, "det": TwoAnswers().eval(), "odd": nn.Sequential(nn.Conv2d(3, 2, 5, 2), nn.Flatten()).eval()}
+
+
+@pytest.fixture(scope="module")
+def shared(networks: dict[str, nn.Module]) -> sb.Shared:
+    return sb.merge(networks, torch.rand(1, 3, *SIZE))
+
+
+def test_answers_are_bit_equal_and_nested(shared: sb.Shared, networks: dict[str, nn.Module]) -> None:
+    x = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        answers = shared(x)
+        assert torch.equal(answers["seg"], networks["seg"](x))
+        assert torch.equal(answers["odd"], networks["odd"](x))
+        expected = networks["det"](x)
+    assert answers["det"].keys() == expected.keys()
+    assert all(torch.equal(answers["det"][part], expected[part]) for part in expected)
+
+
+def test_explain_says_what_is_shared_and_where_networks_part(shared: sb.Shared) -> None:
+    text = shared.explain()
+    assert "3 networks, 15 operators apart, 10 merged; 0 serve all" in text
+    assert "det leaves seg at det/scores (where seg has seg/1)" in text
+    assert "weight of shape (3, 16, 1, 1)" in text
+    assert "odd" in text
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_compiled_networks_answer_on_pictures(
+    shared: sb.Shared, networks: dict[str, nn.Module], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHAREDBB_CACHE", str(tmp_path))
+    settings = {"backend": backend, "precision": "f32", "device": "cpu", "normalize": "unit", "every": {"odd": 2}}
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    for _ in range(2):  # the second time from the cache, where the backend can store
+        engine = shared.compile(**settings)
+        first, second = engine.step(picture, order="rgb"), engine.step(picture, order="rgb")
+        with torch.no_grad():
+            seg = networks["seg"](x).numpy()
+            scores = networks["det"](x)["scores"].numpy()
+        assert np.allclose(first["seg"].arrays["output"], seg, atol=1e-5)
+        assert np.allclose(first["det"].arrays["scores"], scores, atol=1e-5)
+        assert first.freshness["odd"].ran
+        assert not second.freshness["odd"].ran
+        assert second.freshness["odd"].age_frames == 1
+
+
+def test_a_decoder_turns_raw_answers_into_typed_ones(shared: sb.Shared) -> None:
+    engine = shared.compile(
+        backend="eager",
+        decoders={"seg": lambda raw, geometry: sb.Tags(("mean",), raw["output"].mean((0, 1, 2))[:1], 0)},
+    )
+    assert isinstance(engine.step(np.zeros((10, 10, 3), np.uint8))["seg"], sb.Tags)
+
+
+def test_names_and_inputs_are_checked(networks: dict[str, nn.Module]) -> None:
+    with pytest.raises(GraphError, match="at least one"):
+        sb.merge({}, torch.rand(1, 3, 8, 8))
+    with pytest.raises(GraphError, match=r"'a\.b' cannot name a network"):
+        sb.merge({"a.b": networks["seg"]}, torch.rand(1, 3, 8, 8))
+    with pytest.raises(GraphError, match="one RGB picture"):
+        sb.merge({"a": nn.Conv2d(4, 1, 1)}, torch.rand(1, 4, 32, 32)).compile(backend="eager")

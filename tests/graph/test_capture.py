@@ -1,0 +1,123 @@
+"""Capturing: the graph computes what the module computes, bit for bit, whatever the module is written like."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sharedbb.errors import GraphError
+from sharedbb.graph.capture import capture, digest, renamed
+from sharedbb.graph.ir import Node, Value, leaves
+from sharedbb.graph.lower import run
+from sharedbb.registry import BACKBONE_NAMES
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("arch", BACKBONE_NAMES)
+def test_zoo_computes_what_torchvision_computes(arch: str, picture: Tensor) -> None:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, arch)().eval()
+    graph = capture(network, picture, arch)
+    with torch.no_grad():
+        assert torch.equal(run(graph, picture)[arch], network(picture))
+    assert not any(node.kind.endswith("_") or node.kind in ("dropout", "contiguous") for node in graph.nodes)
+
+
+def test_transformer_computes_the_same() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64).eval()
+    picture = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(run(capture(network, picture, "vit"), picture)["vit"], network(picture))
+
+
+class _InPlace(nn.Module):
+    """Writes over its own values, once through a view."""
+
+    def __init__(self, through_view: bool) -> None:
+        super().__init__()
+        self.through_view = through_view
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(self.convolution(x))
+        flat = y.view(-1)
+        if self.through_view:
+            y[:, 0] = 1.0
+            y.relu_()
+        else:
+            y = y.relu_().add_(1)
+        return y, flat * 2
+
+
+@pytest.mark.parametrize("through_view", [False, True])
+def test_in_place_operators(through_view: bool, picture: Tensor) -> None:
+    network = _InPlace(through_view).eval()
+    answers = run(capture(network, picture, "net"), picture)
+    with torch.no_grad():
+        expected = network(picture)
+    assert list(answers) == ["net.0", "net.1"]
+    assert torch.equal(answers["net.0"], expected[0])
+    assert torch.equal(answers["net.1"], expected[1])
+
+
+class _Nest(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, object]:
+        return {"a": x + 1, "b": [x * 2, (x * 3, None)]}
+
+
+def test_output_names_follow_the_nest(picture: Tensor) -> None:
+    assert list(capture(_Nest(), picture, "n").outputs) == ["n.a", "n.b.0", "n.b.1.0"]
+    assert list(capture(_Nest(), picture, "").outputs) == ["a", "b.0", "b.1.0"]
+
+
+def test_training_mode_is_given_back(picture: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5))
+    graph = capture(network.train(), picture)
+    assert network.training
+    assert [node.kind for node in graph.nodes] == ["input", "conv2d"]
+
+
+class _DependsOnData(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class _Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize("module", [_DependsOnData(), _Constant()])
+def test_what_cannot_be_followed_is_said(module: nn.Module, picture: Tensor) -> None:
+    with pytest.raises(GraphError, match="bad"):
+        capture(module, picture, "bad")
+
+
+def test_digest_is_of_content_not_of_memory() -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    assert digest(base.t()) == digest(base.t().contiguous())
+    assert digest(base) != digest(base.reshape(6, 4))
+    assert digest(base) != digest(base.double())
+    assert digest(torch.tensor(0.0)) != digest(torch.tensor(-0.0))
+    assert digest(torch.ones(2, dtype=torch.bfloat16)) == digest(torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_renamed_graph_computes_the_same(picture: Tensor) -> None:
+    graph = capture(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), picture)
+    other = renamed(graph, {node.name: f"x_{node.name}" for node in graph.nodes if node.op != "input"})
+    assert torch.equal(run(other, picture)["net"], run(graph, picture)["net"])
+
+
+def test_nodes_know_what_they_read() -> None:
+    node = Node("a", "aten.cat.default", ((Value("x"), Value("y"), Value("x")), 1))
+    assert node.values == ("x", "y", "x")
+    assert node.kind == "cat"
+    assert list(leaves((1, (2, (3,)), ()))) == [1, 2, 3]

@@ -1,0 +1,128 @@
+"""Cutting: segments in order compute what the uncut graph computes, and each head needs only its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sharedbb.graph.capture import capture
+from sharedbb.graph.cut import Cut, cut, fold_constants, head_of, heads_of_nodes
+from sharedbb.graph.ir import Graph
+from sharedbb.graph.lower import run
+from sharedbb.nets.backbones import Backbone
+from sharedbb.registry import BACKBONE_NAMES, BACKBONES, resolve
+
+
+class _Taps(nn.Module):
+    """A backbone with heads at every stride."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fine = nn.Conv2d(backbone.channels[4], 5, 1)
+        self.middle = nn.Conv2d(backbone.channels[8] + backbone.channels[16], 3, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(x)
+        wide = torch.nn.functional.interpolate(features[16], scale_factor=2.0)
+        return {
+            "fine.logits": self.fine(features[4]),
+            "middle": self.middle(torch.cat([features[8], wide], 1)),
+            "deep.vector": features[32].mean((2, 3)),
+            "deep.map": features[32] * 2,
+        }
+
+
+def _execute(parts: Cut, picture: Tensor, heads: frozenset[str]) -> dict[str, Tensor]:
+    features = {"input": picture}
+    for segment in parts.segments:
+        if segment.heads & heads:
+            features.update(run(segment.graph, *(features[name] for name in segment.inputs)))
+    return {answer: features[name] for answer, name in parts.answers.items() if head_of(answer) in heads}
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=BACKBONE_NAMES)
+def graph(request: pytest.FixtureRequest, picture: Tensor) -> Graph:
+    backbone = resolve(BACKBONES[request.param].build)(None)
+    return capture(_Taps(backbone).eval(), picture, "")
+
+
+def test_segments_compute_what_the_graph_computes(graph: Graph, picture: Tensor) -> None:
+    parts = cut(fold_constants(graph))
+    expected = run(graph, picture)
+    got = _execute(parts, picture, frozenset(["fine", "middle", "deep"]))
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_a_head_needs_only_its_own_segments(graph: Graph, picture: Tensor) -> None:
+    parts = cut(graph)
+    expected = run(graph, picture)
+    for head in ("fine", "middle", "deep"):
+        for name, value in _execute(parts, picture, frozenset([head])).items():
+            assert torch.equal(value, expected[name])
+    shallow = [segment for segment in parts.segments if "fine" in segment.heads]
+    assert all(segment.stride == 4 for segment in shallow)
+
+
+def test_the_trunk_is_cut_at_its_taps(graph: Graph) -> None:
+    parts = cut(graph)
+    (first,) = [segment for segment in parts.segments if len(segment.heads) == 3]
+    assert first.name == "trunk/4"
+    assert len(first.outputs) == 1
+    for segment in parts.segments:
+        assert (
+            len({graph.by_name[name].shape[2] for name in segment.outputs if len(graph.by_name[name].shape) == 4}) <= 1
+        )
+    names = [segment.name for segment in parts.segments]
+    assert len(set(names)) == len(names)
+    assert sum(segment.graph.operators for segment in parts.segments) == graph.operators
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet18", "efficientnet_b0"])
+def test_one_network_alone_is_cut_by_stride(arch: str, picture: Tensor) -> None:
+    network = getattr(torchvision.models, arch)().eval()
+    parts = cut(capture(network, picture, "only"))
+    assert [segment.stride for segment in parts.segments][:3] == [4, 8, 16]
+    for before, after in zip(parts.segments, parts.segments[1:], strict=False):
+        assert after.inputs == before.outputs
+    assert torch.equal(
+        _execute(parts, picture, frozenset(["only"]))["only"], run(capture(network, picture), picture)["net"]
+    )
+
+
+def test_constants_are_computed_once(picture: Tensor) -> None:
+    class Grid(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.arange(x.shape[2]).float().view(1, 1, -1, 1) / 7
+            return x + rows.sin()
+
+    graph = capture(Grid(), picture)
+    folded = fold_constants(graph)
+    assert folded.operators == 1
+    assert torch.equal(run(folded, picture)["net"], run(graph, picture)["net"])
+
+
+class _Chunks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        left, right = self.stem(x).chunk(2, 1)
+        return {"one": self.one(left), "two": self.two(right)}
+
+
+def test_parts_of_a_tuple_stay_with_the_call_that_makes_it(picture: Tensor) -> None:
+    graph = capture(_Chunks(), picture, "")
+    needs = heads_of_nodes(graph)
+    assert all(needs[node.name] == needs[node.values[0]] for node in graph.nodes if node.op == "getitem")
+    got, expected = _execute(cut(graph), picture, frozenset(["one"])), run(graph, picture)
+    assert torch.equal(got["one"], expected["one"])

@@ -1,0 +1,141 @@
+"""The engine's loop: what runs on which frame, what is handed on, and that streams and failures stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from sharedbb.errors import FrameError, SourceError
+from sharedbb.profiling import Profiler
+from sharedbb.program import Program
+from sharedbb.runtime import Engine
+from sharedbb.types import Frame
+
+Grey = Callable[[int], np.ndarray]
+
+
+def _runs(program: Program) -> list[int]:
+    return [stage.executable.runs for stage in program.stages]
+
+
+def test_every_frame_runs_what_is_due_and_hands_on_the_rest(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    results = [engine.step(grey(10 * i), timestamp=0.1 * i) for i in range(7)]
+    assert [result["fast"].value for result in results] == [10 * i + 1 for i in range(7)]
+    assert [result["slow"].value for result in results] == [1, 1, 1, 61, 61, 61, 121]
+    assert [result.freshness["slow"].age_frames for result in results] == [0, 1, 2, 0, 1, 2, 0]
+    assert results[5].freshness["slow"].age_ms == pytest.approx(200)
+    assert [result.freshness["slow"].why for result in results[:2]] == ["full", "reused"]
+    assert results[1]["slow"] is results[0]["slow"]
+    assert _runs(program) == [7, 3, 7, 3]
+
+
+def test_heads_asked_for_run_alone_and_only_with_what_they_need(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    result = engine.step(grey(5), heads=["slow"])
+    assert set(result) == {"slow"}
+    assert _runs(program) == [1, 1, 0, 1]
+    result = engine.step(grey(6), heads=["fast"])
+    assert result["slow"].value == 11
+    assert result["fast"].value == 7
+    nothing = engine.step(grey(7), heads=[])
+    assert nothing["fast"].value == 7
+    assert _runs(program) == [2, 1, 1, 1]
+    with pytest.raises(FrameError, match="no head named 'fsat'; this pipeline has fast, slow"):
+        engine.step(grey(7), heads=["fsat"])
+
+
+def test_streams_do_not_see_each_other(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    engine.step(grey(10), stream="left")
+    right = engine.step(grey(20), stream="right")
+    left = engine.step(grey(30), stream="left")
+    assert right["slow"].value == 41
+    assert left["slow"].value == 21
+    assert left.freshness["slow"].age_frames == 1
+    engine.reset("left")
+    assert engine.step(grey(40), stream="left")["slow"].value == 81
+    assert engine.step(grey(50), stream="right")["slow"].value == 41
+    engine.close("right")
+    assert engine.step(grey(60), stream="right")["slow"].value == 121
+
+
+def test_a_frame_that_cannot_be_read_leaves_the_stream_as_it_was(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    engine.step(grey(10))
+    for bad in (np.zeros((0, 4, 3), np.uint8), np.full((4, 4, 3), np.nan), np.zeros((2, 4, 4, 3), np.uint8), "picture"):
+        with pytest.raises(FrameError):
+            engine.step(bad)
+    result = engine.step(grey(20))
+    assert result.index == 1
+    assert result["fast"].value == 21
+
+
+def test_a_frame_of_another_size_midway(program: Program) -> None:
+    engine = Engine(program)
+    for size in ((32, 64), (1, 1), (97, 33), (32, 64)):
+        result = engine.step(np.full((*size, 3), 9, np.uint8))
+        assert result["fast"].value == 10
+        assert (result.geometry.source.height, result.geometry.source.width) == size
+
+
+def test_a_stream_gives_every_frame_of_a_source_in_order(program: Program, grey: Grey) -> None:
+    frames = [Frame.of(grey(i), index=i, timestamp=i / 10) for i in range(20)]
+    profiler = Profiler()
+    results = list(Engine(program, profiler=profiler).stream(frames))
+    assert [result.index for result in results] == list(range(20))
+    assert [result["fast"].value for result in results] == [i + 1 for i in range(20)]
+    assert [result.timestamp for result in results] == [frame.timestamp for frame in frames]
+    heads = profiler.summary().heads
+    assert (heads["fast"].ran, heads["fast"].reused) == (20, 0)
+    assert (heads["slow"].ran, heads["slow"].reused) == (7, 13)
+
+
+def test_a_stream_may_be_cut_short_and_started_again(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    frames = [Frame.of(grey(i), index=i) for i in range(10)]
+    assert len(list(engine.stream(frames, max_frames=4))) == 4
+    first = next(iter(engine.stream(frames)))
+    assert first.freshness["slow"].ran
+
+
+def test_what_breaks_a_source_arrives_after_the_frames_before_it(program: Program, grey: Grey) -> None:
+    def source() -> Iterator[Frame]:
+        yield Frame.of(grey(1), index=0)
+        yield Frame.of(grey(2), index=1)
+        raise SourceError("the cable was pulled")
+
+    seen = []
+    with pytest.raises(SourceError, match="the cable was pulled"):
+        seen.extend(result.index for result in Engine(program).stream(source()))
+    assert seen == [0, 1]
+
+
+def test_stages_and_reasons_are_profiled(program: Program, grey: Grey) -> None:
+    engine = Engine(program, profiler=Profiler())
+    for i in range(4):
+        engine.step(grey(i))
+    stages = engine.profile.stages
+    assert {name: stages[name].count for name in ("transform", "trunk", "slow", "decode")} == {
+        "transform": 4,
+        "trunk": 4,
+        "slow": 2,
+        "decode": 4,
+    }
+    assert engine.profile.frames == 4
+
+
+def test_reset_forgets_everything(program: Program, grey: Grey) -> None:
+    """Every attribute that a step changes is back at its first value."""
+    engine = Engine(program)
+    state = engine.state()
+    before = {name: getattr(state, name) for name in ("frames", "outputs", "last_run")}
+    before = {name: value.copy() if isinstance(value, dict) else value for name, value in before.items()}
+    features = set(state.features)
+    engine.step(grey(3))
+    assert state.frames == 1
+    state.reset()
+    assert {name: getattr(state, name) for name in before} == before
+    assert set(state.features) == features
