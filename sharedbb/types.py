@@ -131,8 +131,9 @@ class Frame:
     def of(cls, picture: Any, *, index: int = 0, timestamp: float = 0.0, order: ColorOrder = "bgr") -> Frame:
         """Wrap what a caller has: a ``Frame``, a decoder's frame, a NumPy array or a torch tensor.
 
-        Arrays: HWC (or CHW for tensors) with 1, 3 or 4 channels, or HW grey; uint8, or float in 0–1. ``order`` says how
-        the colour channels of an array are stored (OpenCV: ``"bgr"``); tensors are RGB. Alpha is dropped.
+        Arrays: HWC with 1, 3 or 4 channels, or HW grey; tensors: CHW (or HWC, where that fits better), alone or as a
+        batch of one; uint8, uint16, or float in 0–1. ``order`` says how the colour channels of an array are stored
+        (OpenCV: ``"bgr"``); tensors are RGB. Alpha is dropped.
 
         Raises FrameError for any other shape or type, NaN or infinity, values outside 0–1, or an empty picture.
         """
@@ -141,17 +142,25 @@ class Frame:
         if hasattr(picture, "planes") and hasattr(picture, "to_ndarray"):
             return cls(index, timestamp, video=picture)
         if hasattr(picture, "detach"):
-            array = picture.detach().cpu().numpy()
-            if array.ndim == 4 and array.shape[0] == 1:
-                array = array[0]
-            if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-                array = array.transpose(1, 2, 0)
-            order = "rgb"
+            array, order = _of_tensor(picture), "rgb"
         elif isinstance(picture, np.ndarray):
             array = picture
         else:
             raise FrameError(f"cannot take a {type(picture).__name__} as a frame; give a NumPy array, tensor or Frame")
         return cls(index, timestamp, pixels=_three_channels(_as_uint8(array)), order=order)
+
+
+def _of_tensor(tensor: Any) -> NDArray[Any]:
+    """A torch tensor on the host, HWC."""
+    tensor = tensor.detach()
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.cpu().numpy()
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and (array.shape[0] == 3 or array.shape[2] != 3):
+        array = array.transpose(1, 2, 0)
+    return array
 
 
 def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:

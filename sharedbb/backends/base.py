@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sharedbb.types import Normalization, Size
 
 if TYPE_CHECKING:
-    from sharedbb.graph.cut import Segment
+    from sharedbb.graph.cut import Cut
 
 
 @dataclass(slots=True, eq=False)
@@ -65,9 +65,12 @@ class Backend(Protocol):
         """Version of what compiles and runs, for cache keys and reports."""
         ...
 
-    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> Executable:
-        """Compile a segment. It reads the picture (input ``input``) as uint8 and normalises it inside; outputs named in
-        ``answers`` are float32 for ``answer``. Raises BackendError."""
+    def compile(self, parts: Cut, normalization: Normalization) -> Sequence[Executable]:
+        """Compile all segments, in order.
+
+        Those that read the picture (input ``input``) take it as uint8 NHWC and normalise it inside; what ``answer`` is
+        asked for (the values of ``parts.answers``) comes out as float32. Raises BackendError naming the segment.
+        """
         ...
 
     def picture(self, size: Size) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset16 as opset
 from openvino.preprocess import PrePostProcessor
 
 from sharedbb.backends.base import Picture
@@ -19,8 +21,8 @@ from sharedbb.errors import BackendError
 from sharedbb.types import Normalization, Size
 
 if TYPE_CHECKING:
-    from sharedbb.graph.cut import Segment
-    from sharedbb.graph.ir import Graph
+    from sharedbb.graph.cut import Cut, Segment
+    from sharedbb.graph.ir import Graph, Node
 
 TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "f16": ov.Type.f16}
 
@@ -121,23 +123,27 @@ class OpenVINOBackend:
         """Version of OpenVINO, for cache keys and reports."""
         return str(ov.get_version())
 
-    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> OpenVINOExecutable:
-        """Convert through ``torch.export``, put the picture's normalisation and the feature layouts in, compile."""
+    def compile(self, parts: Cut, normalization: Normalization) -> list[OpenVINOExecutable]:
+        """Convert the whole graph through ``torch.export``, take it apart, compile every segment."""
+        model = _converted(parts)
+        return [self._compile(segment, model, parts, normalization) for segment in parts.segments]
+
+    def _compile(
+        self, segment: Segment, model: ov.Model, parts: Cut, normalization: Normalization
+    ) -> OpenVINOExecutable:
+        """Take a segment out, put the picture's normalisation and the features' layouts in, compile."""
+        kind, answers = TYPES[self.precision], frozenset(parts.answers.values())
         try:
-            model = _converted(segment)
-            kind = TYPES[self.precision]
-            steps = PrePostProcessor(model)
+            steps = PrePostProcessor(_taken_out(segment, model, parts.features))
             for position, name in enumerate(segment.inputs):
-                shape = segment.graph.by_name[name].shape
-                _describe_input(steps.input(position), name, shape, kind, normalization)
+                node = segment.graph.by_name[name]
+                _describe_input(steps.input(position), node, kind, normalization)
             for position, name in enumerate(segment.outputs):
                 node = segment.graph.by_name[name]
-                if node.dtype.is_floating_point:
-                    _describe_output(steps.output(position), node.shape, ov.Type.f32 if name in answers else kind)
+                _describe_output(steps.output(position), node, ov.Type.f32 if name in answers else kind)
             return OpenVINOExecutable(core().compile_model(steps.build(), "CPU", self._options))
-        except Exception as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise BackendError(f"openvino cannot compile segment {segment.name}: {reason}") from error
+        except RuntimeError as error:
+            raise BackendError(f"openvino cannot compile segment {segment.name}: {_first_line(error)}") from error
 
     def picture(self, size: Size) -> Picture:
         """A uint8 NHWC buffer that the first segment reads in place."""
@@ -160,44 +166,69 @@ class OpenVINOBackend:
         return OpenVINOExecutable(core().import_model(io.BytesIO(stored), "CPU", self._options))
 
 
-def _converted(segment: Segment) -> ov.Model:
-    """The segment as an OpenVINO model of fixed shapes, inputs and outputs in the segment's order.
+def _converted(parts: Cut) -> ov.Model:
+    """The whole graph as an OpenVINO model of fixed shapes whose outputs are all features, in order.
 
     Conversion takes far longer than compilation, so trying several precisions converts once.
     """
-    if segment.graph not in _models:
-        _models[segment.graph] = _convert(segment)
-    return _models[segment.graph].clone()
+    if parts.graph not in _models:
+        _models[parts.graph] = _convert(parts)
+    return _models[parts.graph]
 
 
-def _convert(segment: Segment) -> ov.Model:
+def _convert(parts: Cut) -> ov.Model:
     import torch
 
     from sharedbb.graph.lower import to_module
 
-    nodes = [segment.graph.by_name[name] for name in segment.inputs]
-    example = tuple(torch.zeros(node.shape, dtype=node.dtype) for node in nodes)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        model = ov.convert_model(torch.export.export(to_module(segment.graph), example))
-    model.reshape({port: list(node.shape) for port, node in zip(model.inputs, nodes, strict=True)})
+    picture = parts.graph.by_name["input"]
+    module = to_module(replace(parts.graph, outputs={name: name for name in parts.features}))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            model = ov.convert_model(torch.export.export(module, (torch.zeros(picture.shape, dtype=picture.dtype),)))
+        model.reshape({model.inputs[0]: list(picture.shape)})
+    except Exception as error:
+        raise BackendError(f"openvino cannot convert the network: {_first_line(error)}") from error
     return model
 
 
-def _describe_input(info: Any, name: str, shape: tuple[int, ...], kind: ov.Type, normalization: Normalization) -> None:
-    if len(shape) == 4:
+def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str]) -> ov.Model:
+    """A model of one segment: its input features become parameters, its outputs results."""
+    model = model.clone()
+    sources = {name: port.get_node().input_value(0) for name, port in zip(features, model.outputs, strict=True)}
+    parameters = []
+    for name in segment.inputs:
+        if name == "input":
+            parameters.append(model.get_parameters()[0])
+            continue
+        parameter = opset.parameter(sources[name].get_shape(), sources[name].get_element_type())
+        for reader in sources[name].get_target_inputs():
+            reader.replace_source_output(parameter.output(0))
+        parameters.append(parameter)
+    results = [opset.result(sources[name]) for name in segment.outputs]
+    return ov.Model(results, parameters, segment.name)
+
+
+def _describe_input(info: Any, node: Node, kind: ov.Type, normalization: Normalization) -> None:
+    if len(node.shape) == 4:
         info.tensor().set_layout(ov.Layout("NHWC"))
         info.model().set_layout(ov.Layout("NCHW"))
-    if name == "input":
+    if node.name == "input":
         info.tensor().set_element_type(ov.Type.u8)
         steps = info.preprocess().convert_element_type(ov.Type.f32)
         steps.mean(list(normalization.mean)).scale(list(normalization.std))
-    else:
+    elif node.dtype.is_floating_point:
         info.tensor().set_element_type(kind)
 
 
-def _describe_output(info: Any, shape: tuple[int, ...], kind: ov.Type) -> None:
-    info.tensor().set_element_type(kind)
-    if len(shape) == 4:
+def _describe_output(info: Any, node: Node, kind: ov.Type) -> None:
+    if node.dtype.is_floating_point:
+        info.tensor().set_element_type(kind)
+    if len(node.shape) == 4:
         info.model().set_layout(ov.Layout("NCHW"))
         info.tensor().set_layout(ov.Layout("NHWC"))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -21,7 +21,7 @@ from sharedbb.graph.lower import to_module
 from sharedbb.types import Normalization, Size
 
 if TYPE_CHECKING:
-    from sharedbb.graph.cut import Segment
+    from sharedbb.graph.cut import Cut, Segment
 
 # A segment's module, plain or compiled.
 Module = Callable[..., tuple[Tensor, ...]]
@@ -104,13 +104,18 @@ class EagerBackend:
         """Version of torch."""
         return str(torch.__version__)
 
-    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> TorchExecutable:
-        """The segment as a module with channels_last weights on the device."""
-        return TorchExecutable(self._module(segment, normalization, answers))
+    def compile(self, parts: Cut, normalization: Normalization) -> Sequence[TorchExecutable]:
+        """Every segment as a module with channels_last weights on the device."""
+        answers = frozenset(parts.answers.values())
+        executables = []
+        for segment in parts.segments:
+            module = SegmentModule(segment, normalization, answers, self.precision).eval().to(self.device)
+            executables.append(self._compiled(segment, module.to(memory_format=torch.channels_last)))
+        return executables
 
-    def _module(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> SegmentModule:
-        module = SegmentModule(segment, normalization, answers, self.precision).eval().to(self.device)
-        return module.to(memory_format=torch.channels_last)
+    def _compiled(self, segment: Segment, module: SegmentModule) -> TorchExecutable:
+        """What runs a segment's module; here the module itself."""
+        return TorchExecutable(module)
 
     def picture(self, size: Size) -> Picture:
         """A uint8 NHWC buffer; on a GPU a page-locked one and its copy there."""
@@ -150,18 +155,17 @@ class InductorBackend(EagerBackend):
         narrow = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return ("bf16", "f32") if narrow else ("f32",)
 
-    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> TorchExecutable:
+    def _compiled(self, segment: Segment, module: SegmentModule) -> TorchExecutable:
         """Compile now, at the segment's shapes, so that nothing is left for the first frame."""
-        plain = self._module(segment, normalization, answers)
-        module = torch.compile(plain, fullgraph=True, dynamic=False, options={"freezing": True})
+        compiled = torch.compile(module, fullgraph=True, dynamic=False, options={"freezing": True})
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                module(*self._example(segment))
+                compiled(*self._example(segment))
         except Exception as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise BackendError(f"{self.name} cannot compile segment {segment.name}: {reason}") from error
-        return TorchExecutable(module)
+        return TorchExecutable(compiled)
 
     def _example(self, segment: Segment) -> list[Tensor]:
         features = []
@@ -233,6 +237,6 @@ class CudaBackend(InductorBackend):
             return ()
         return ("bf16", "f16", "f32") if torch.cuda.is_bf16_supported() else ("f16", "f32")
 
-    def compile(self, segment: Segment, normalization: Normalization, answers: frozenset[str]) -> CudaExecutable:
-        """Compile now, at the segment's shapes."""
-        return CudaExecutable(super().compile(segment, normalization, answers).module)
+    def _compiled(self, segment: Segment, module: SegmentModule) -> CudaExecutable:
+        """Inductor's kernels, to be recorded by every session."""
+        return CudaExecutable(super()._compiled(segment, module).module)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Self
 
 from sharedbb import media
 from sharedbb.cli.progress import Progress
 from sharedbb.cli.session import Screen
+from sharedbb.types import Frame, Size
 
-FPS = 25
+FPS = 25.0
 
 
-def street_clip(folder: Path, frames: int, screen: Screen) -> Path:
+def street_clip(folder: Path, frames: int, size: Size, screen: Screen) -> Path:
     """A drive through the generated street as H.264 in ``folder``; one that is there already is taken as it is.
 
     Raises SinkError when it cannot be written.
     """
-    path = folder / f"generated-street-{frames}.mp4"
+    path = folder / f"generated-street-{size}-{frames}.mp4"
     if path.is_file():
         return path
     unfinished = path.with_suffix(".part.mp4")
-    source = f"synthetic:street?motion=drive&frames={frames}&seed=1&size=1280x720&fps={FPS}"
+    source = f"synthetic:street?motion=drive&frames={frames}&seed=1&size={size}&fps={FPS}"
     try:
         with (
             Progress(screen.progress, "generating a street", frames, quiet=screen.quiet) as progress,
@@ -34,3 +39,32 @@ def street_clip(folder: Path, frames: int, screen: Screen) -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+class Repeated:
+    """A clip of ``FPS`` frames a second as a source of so many frames, begun again whenever it ends."""
+
+    live = False
+    fps: float | None = FPS
+    size: Size | None = None
+    skipped = 0
+
+    def __init__(self, path: Path, name: str, frames: int) -> None:
+        self.name = name
+        self.frames: int | None = frames
+        self._path = path
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, frame in enumerate(islice(self._again_and_again(), self.frames)):
+            yield replace(frame, index=index, timestamp=index / FPS)
+
+    def _again_and_again(self) -> Iterator[Frame]:
+        while True:
+            with media.open_source(self._path) as clip:
+                yield from clip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close: the clip is closed where it is read."""

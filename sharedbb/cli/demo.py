@@ -10,7 +10,7 @@ import typer
 from sharedbb.cli.options import compiled, read_pipeline
 from sharedbb.cli.shipped import shipped
 
-GENERATED_FRAMES = 250
+GENERATED_FRAMES, GENERATED_SIZE = 150, (540, 960)
 
 
 def demo(
@@ -33,6 +33,7 @@ def demo(
     from sharedbb.cli.clip import street_clip
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen, record
+    from sharedbb.types import Size
 
     files = Files(
         video=out / "street.mp4",
@@ -43,6 +44,6 @@ def demo(
     files.check(*([video] if video else []))
     screen = Screen.for_files(files)
     pipeline = read_pipeline(str(shipped("street")))
-    source = video or street_clip(out, frames or GENERATED_FRAMES, screen)
+    source = video or street_clip(out, frames or GENERATED_FRAMES, Size(*GENERATED_SIZE), screen)
     with media.open_source(source) as opened:
         record(compiled(pipeline, screen.progress), opened, files, screen, frames)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +21,12 @@ from sharedbb.cli.options import (
     read_pipeline,
 )
 
+if TYPE_CHECKING:
+    from sharedbb.cli.session import Screen
+    from sharedbb.media import Source
+
 FRAMES = 200
+GENERATED_FRAMES, GENERATED_SIZE = 40, (384, 640)  # of the street, which is played again and again
 WARM_UP = 10  # frames that are run and forgotten first
 
 
@@ -51,7 +57,6 @@ def profile(
     Warms up, runs, and shows p50, p95, p99 and each stage's share of the frame.
     """
     from sharedbb import media
-    from sharedbb.cli.clip import street_clip
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen, record, warm_up
 
@@ -59,9 +64,18 @@ def profile(
     files.check(pipeline, *([source] if source else []))
     screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
-    with tempfile.TemporaryDirectory(prefix="sharedbb-") as folder:
-        chosen = source or str(street_clip(Path(folder), frames, screen))
-        with media.open_source(chosen) as opened:
-            engine = compiled(spec, screen.progress, no_cache=no_cache)
-            warm_up(engine, WARM_UP)
-            record(engine, opened, files, screen, frames)
+    with ExitStack() as stack:
+        opened = stack.enter_context(media.open_source(source) if source else _street(stack, frames, screen))
+        engine = compiled(spec, screen.progress, no_cache=no_cache)
+        warm_up(engine, WARM_UP)
+        record(engine, opened, files, screen, frames)
+
+
+def _street(stack: ExitStack, frames: int, screen: Screen) -> Source:
+    """A generated street as a video file, for as long as ``stack`` is open."""
+    from sharedbb.cli.clip import Repeated, street_clip
+    from sharedbb.types import Size
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharedbb-"))
+    clip = street_clip(Path(folder), min(frames, GENERATED_FRAMES), Size(*GENERATED_SIZE), screen)
+    return Repeated(clip, "generated street", frames)

@@ -71,8 +71,7 @@ class _Built:
     def __init__(self, way: Candidate, backend: Any, parts: Cut, normalization: Normalization) -> None:
         self.way = way
         self.backend = backend
-        wanted = frozenset(parts.answers.values())
-        self.executables = [backend.compile(segment, normalization, wanted) for segment in parts.segments]
+        self.executables = backend.compile(parts, normalization)
 
     def calls(self, parts: Cut) -> list[Callable[[], Any]]:
         """One call a segment, on features that the segments before it made."""

@@ -129,8 +129,9 @@ def needed(axis: Axis, u0: int, u1: int) -> Interval:
 def valid(axis: Axis, x0: int, x1: int, size: int) -> Interval:
     """Outputs that come out right when only inputs x0 to x1 of ``size`` are given, padded like a whole picture.
 
-    Where the crop ends with the picture, its padding is the picture's own and nothing is lost; there the last output
-    may lie past the end of the map. Empty (first > last) when the crop is too small.
+    Where the crop ends with the picture, its padding is the picture's own and nothing is lost: all outputs up to the
+    map's end are right, and the interval ends with the last that could read the picture, within the map or past it.
+    Empty (first > last) when the crop is too small.
 
     Raises GraphError when the crop is not inside the picture, or does not start at a multiple of ``axis.align`` and
     end before one (or with the picture).
@@ -154,4 +155,5 @@ def crop(axis: Axis, u0: int, u1: int, size: int) -> Crop:
     first, last = (min(max(x, 0), size - 1) for x in needed(axis, u0, u1))
     first -= first % axis.align
     last = min(last + axis.align - last % axis.align, size) - 1
-    return Crop((first, last), valid(axis, first, last, size), first // axis.stride)
+    right = valid(axis, first, last, size)
+    return Crop((first, last), (right[0], max(right[1], u1)), first // axis.stride)

@@ -39,12 +39,18 @@ class Segment:
     stride: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
-    """Segments in execution order; ``answers`` maps each output name to the feature that holds it."""
+    """A graph's segments in execution order; ``answers`` maps each output name to the feature that holds it."""
 
+    graph: Graph
     segments: tuple[Segment, ...]
     answers: Mapping[str, str]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Everything that some segment hands on, in execution order."""
+        return tuple(name for segment in self.segments for name in segment.outputs)
 
 
 def head_of(answer: str) -> str:
@@ -99,7 +105,7 @@ def cut(graph: Graph) -> Cut:
         prefix = "trunk" if heads == everyone else "+".join(sorted(heads, key=list(_order(graph)).index))
         alone = len(parts) == 1 and heads != everyone
         segments.extend(_segment(graph, prefix, part, heads, alone=alone) for part in parts)
-    return Cut(_in_order(_unique(segments)), dict(graph.outputs))
+    return Cut(graph, _in_order(_unique(segments)), dict(graph.outputs))
 
 
 def _order(graph: Graph) -> Sequence[str]:

@@ -49,7 +49,9 @@ def frame_timeline(spans: Sequence[SpanRecord]) -> str:
     frame, inside = spans[0], spans[1:]
     whole = max(frame.duration, 1)
     marks = ticks(0.0, whole / 1e6)
-    lines = "".join(f'<line x1="{at * 1e8 / whole:.3f}%" x2="{at * 1e8 / whole:.3f}%" y2="100%"></line>' for at in marks)
+    lines = "".join(
+        f'<line x1="{at * 1e8 / whole:.3f}%" x2="{at * 1e8 / whole:.3f}%" y2="100%"></line>' for at in marks
+    )
     rows: dict[tuple[str, str | None], list[SpanRecord]] = {}
     for span in inside:
         rows.setdefault((span.stage, span.head), []).append(span)
@@ -124,9 +126,7 @@ def histogram(latencies_ms: NDArray[np.float64], latency: Latency) -> str:
     )
     marks = "".join(
         _quantile_mark(name, value, (value - low) / (high - low), row)
-        for row, (name, value) in enumerate(
-            [("p50", latency.p50_ms), ("p95", latency.p95_ms), ("p99", latency.p99_ms)]
-        )
+        for row, (name, value) in enumerate([("p50", latency.p50_ms), ("p95", latency.p95_ms), ("p99", latency.p99_ms)])
     )
     label = (
         f"Distribution of latencies: p50 {milliseconds(latency.p50_ms)}, p95 {milliseconds(latency.p95_ms)}, "

@@ -151,7 +151,9 @@ def _stages(summary: Summary) -> str:
         bar = charts.bar([(rest, "rest")], f"between the stages: {percent(rest)} of the frame")
         rows.append(
             f'<tr class="rest"><th scope="row">between the stages</th>{_share_cell(rest, bar)}'
-            + "<td></td>" * 3 + '<td class="wide"></td>' * 2 + "</tr>"
+            + "<td></td>" * 3
+            + '<td class="wide"></td>' * 2
+            + "</tr>"
         )
     return (
         '<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="col" class="share">Share of the frame</th>'
@@ -200,7 +202,9 @@ def _heads(summary: Summary) -> str:
             f'<li><span class="name" title="{escaped(name)}">{escaped(name)}</span>{charts.head_bar(name, head)}'
             f'<span class="value">{escaped(said)}</span></li>'
         )
-    legend = '<li><i class="full"></i>ran</li><li><i class="reused"></i>reused</li><li><i class="dropped"></i>dropped</li>'
+    legend = (
+        '<li><i class="full"></i>ran</li><li><i class="reused"></i>reused</li><li><i class="dropped"></i>dropped</li>'
+    )
     return f'<ul class="heads">{"".join(rows)}</ul><ul class="legend">{legend}</ul>'
 
 

@@ -36,7 +36,19 @@ class Span:
     A block left by an exception is recorded with the reason ``failed``.
     """
 
-    __slots__ = ("_clock", "_kind", "_nested", "_parent", "_profiler", "_start", "frame", "head", "stage", "stream", "why")
+    __slots__ = (
+        "_clock",
+        "_kind",
+        "_nested",
+        "_parent",
+        "_profiler",
+        "_start",
+        "frame",
+        "head",
+        "stage",
+        "stream",
+        "why",
+    )
 
     _kind: Kind
     _start: Any  # a stamp of the clock: ns of the host, or a CUDA event

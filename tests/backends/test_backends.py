@@ -94,8 +94,7 @@ def _run(backend: Any, parts: Cut, executables: Sequence[Any], pictures: Sequenc
 
 
 def _compiled(backend: Any, parts: Cut) -> list[Any]:
-    wanted = frozenset(parts.answers.values())
-    return [backend.compile(segment, NORMALIZATION, wanted) for segment in parts.segments]
+    return list(backend.compile(parts, NORMALIZATION))
 
 
 def _near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], precision: str) -> None:
@@ -168,7 +167,7 @@ def test_stored_segments_answer_the_same(parts: Cut, picture: np.ndarray) -> Non
 
 def test_several_precisions_convert_once(parts: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
     _compiled(OpenVINOBackend("f32"), parts)
-    monkeypatch.setattr("sharedbb.backends.openvino._convert", lambda segment: pytest.fail("converted again"))
+    monkeypatch.setattr("sharedbb.backends.openvino._convert", lambda parts: pytest.fail("converted again"))
     _compiled(OpenVINOBackend(OpenVINOBackend.precisions("cpu")[0]), parts)
 
 
@@ -190,11 +189,10 @@ def test_what_cannot_run_is_said(make: Any, said: str) -> None:
         make()
 
 
-def test_an_operator_that_openvino_lacks_is_named_with_its_segment() -> None:
+def test_an_operator_that_openvino_lacks_is_said() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.special.bessel_j0(x)
 
-    (segment,) = cut(capture(Odd(), torch.zeros(1, 3, 8, 8))).segments
-    with pytest.raises(BackendError, match=f"cannot compile segment {segment.name}"):
-        OpenVINOBackend("f32").compile(segment, NORMALIZATION, frozenset(segment.outputs))
+    with pytest.raises(BackendError, match="openvino cannot convert the network: "):
+        OpenVINOBackend("f32").compile(cut(capture(Odd(), torch.zeros(1, 3, 8, 8))), NORMALIZATION)

@@ -29,13 +29,13 @@ def test_the_demo_makes_its_clip_once(sharedbb: Callable[..., Any]) -> None:
     ended = sharedbb("demo", "--frames", 3)
     assert (ended.code, ended.err) == (0, "")
     out = Path("demo-out")
-    clip = out / "generated-street-3.mp4"
+    clip = out / "generated-street-960x540-3.mp4"
     assert set(os.listdir(out)) == {*RESULTS, clip.name}
     assert all(f"wrote {out / name}" in ended.out for name in RESULTS)
     assert json.loads((out / "summary.json").read_text())["source"] == str(clip)
     with av.open(str(out / "street.mp4")) as container:
         video = container.streams.video[0]
-        assert (video.codec_context.name, video.width, video.height) == ("h264", 1280, 720)
+        assert (video.codec_context.name, video.width, video.height) == ("h264", 960, 540)
 
     made = clip.stat().st_mtime_ns
     assert sharedbb("demo", "--frames", 3).code == 0

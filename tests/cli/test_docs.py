@@ -33,8 +33,8 @@ def test_an_example_is_understood(line: str) -> None:
         assert any(name in parameter.opts for parameter in group.params) or name == "--help"
         return
     command = group.commands[name]
-    context = command.make_context(name, [argument for argument in arguments if argument != "--debug"])
-    assert context.params
+    with command.make_context(name, [argument for argument in arguments if argument != "--debug"]) as context:
+        assert context.info_name == name
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -139,6 +139,22 @@ class TestAugmentation:
         assert float((weight.numpy() * counts).sum() / counts.sum()) == pytest.approx(1, abs=1e-5)
 
 
+def test_synthetic_frames_are_kept_with_their_labels(tmp_path: Path) -> None:
+    from street import synthetic
+
+    from sharedbb.media.synthetic import CLASSES
+
+    assert CLASSES == SURFACES
+    assert pictures.cached_synthetic(tmp_path / "none") == []
+    synthetic.render(tmp_path, 2, seed=0)
+    first, second = pictures.cached_synthetic(tmp_path)
+    again = synthetic._sample(synthetic.FIRST_SEED, 1)
+    assert first.name != second.name
+    assert np.array_equal(second.labels, again.labels)
+    assert np.abs(second.rgb.astype(int) - again.rgb).mean() < 4
+    assert {"sky", "road", "building"} <= {SURFACES[index] for index in np.unique(first.labels)}
+
+
 def boxes(*items: tuple[str, tuple[float, float, float, float]], ignored: tuple[bool, ...] | None = None) -> Boxes:
     return Boxes(
         np.float32([box for _, box in items]).reshape(-1, 4),

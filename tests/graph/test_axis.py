@@ -100,7 +100,9 @@ def test_crop_gives_what_was_asked(chain: list[Window], size: int, data: st.Data
     assert plan.inputs[1] == size - 1 or (plan.inputs[1] + 1) % axis.align == 0
     assert plan.origin * axis.stride == plan.inputs[0]
     assert plan.outputs[0] <= u0 <= u1 <= plan.outputs[1]
-    assert plan.outputs == valid(axis, *plan.inputs, size)
+    assert plan.outputs[0] == valid(axis, *plan.inputs, size)[0]
+    if plan.inputs[1] < size - 1:
+        assert plan.outputs == valid(axis, *plan.inputs, size)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18
@@ -17,6 +17,8 @@ from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import run
 from sharedbb.graph.reach import Axis, Global, Reach, crop, dirty, reach
 from sharedbb.registry import BACKBONE_NAMES
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 Captured = Callable[[str], Graph]
 Span = tuple[int, int] | None
@@ -248,17 +250,22 @@ EVEN = st.one_of(st.builds(DownUp, st.just(C), st.sampled_from([1, 3, 5])), st.b
 SMOOTH = st.builds(lambda factor: nn.Upsample(scale_factor=factor, mode="bilinear"), st.sampled_from([2.0, 3.0, 0.5]))
 
 
+SIZE = (22, 26)
+
+
 @st.composite
 def networks(draw: st.DrawFn, layers: st.SearchStrategy[nn.Module] = LAYERS) -> nn.Module:
     torch.manual_seed(draw(st.integers(0, 99)))
     start = [draw(EVEN)] if draw(st.booleans()) else []
-    return nn.Sequential(*start, *draw(st.lists(layers, min_size=1, max_size=4))).double().eval()
+    network = nn.Sequential(*start, *draw(st.lists(layers, min_size=1, max_size=4))).double().eval()
+    try:
+        network(torch.zeros(1, C, *SIZE, dtype=torch.float64))
+    except RuntimeError:  # a kernel larger than what is left of the picture
+        reject()
+    return network
 
 
-SIZE = (22, 26)
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(networks(), st.lists(st.tuples(st.integers(0, 21), st.integers(0, 25)), min_size=2, max_size=2))
 def test_random_networks_move_only_where_predicted(network: nn.Module, pixels: list[tuple[int, int]]) -> None:
     pixels = [*pixels, (0, 0), (21, 25)]
@@ -289,7 +296,7 @@ def check_crop(network: nn.Module, picture: Tensor, found: Reach, box: tuple[int
     return part
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(networks(LAYERS | SMOOTH), st.data())
 def test_crops_of_random_networks_equal_the_dense_result(network: nn.Module, data: st.DataObject) -> None:
     picture = torch.randn(1, C, *SIZE, dtype=torch.float64)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from sharedbb.graph.capture import capture
 from sharedbb.graph.reach import Axis, Global, Reach, dirty, reach
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
 Function = Callable[[Tensor], Tensor]
 
 HEIGHT, WIDTH, CHANNELS = 22, 24, 4

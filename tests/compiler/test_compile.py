@@ -1,0 +1,211 @@
+"""Compiling a pipeline: the engine's answers against the network's own, the cache, and what cannot be compiled."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sharedbb as sb
+from sharedbb.compiler import build_network, cache
+from sharedbb.compiler.choose import Candidate, candidates, device_of
+from sharedbb.errors import BackendError, SharedBBError, WeightsError
+from sharedbb.registry import BACKBONES
+from sharedbb.spec import Runtime
+
+PIPELINE = """
+name: small
+input: {{size: [64, 96], normalize: unit}}
+backbone: {{arch: {arch}}}
+neck: {{type: fpn, channels: 16}}
+heads:
+  surface: {{type: segmentation, taps: [4], classes: [a, b, c], channels: 16}}
+  objects: {{type: detection, taps: [8, 16], classes: [x, y], channels: 16, score_threshold: 0.001}}
+  depth: {{type: depth, taps: [8], channels: 16}}
+  scene: {{type: tags, taps: [32], labels: [p, q]}}
+  face: {{type: keypoints, taps: [4], points: [eye, nose], channels: 16}}
+  look: {{type: embedding, taps: [16], dim: 8, every: 2}}
+runtime: {{device: cpu, backend: {backend}, precision: {precision}}}
+"""
+
+
+class Tiny(nn.Module):
+    """A backbone of one convolution a stride, so that compiling it takes little time."""
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        self.channels = {4: 8, 8: 12, 16: 16, 32: 16}
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.steps = nn.ModuleList([nn.Conv2d(8, 12, 3, 2, 1), nn.Conv2d(12, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)])
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        features = {4: self.stem(x).relu()}
+        for stride, step in zip((8, 16, 32), self.steps, strict=True):
+            features[stride] = step(features[stride // 2]).relu()
+        return features
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    def build(weights: str | None = None) -> Tiny:
+        torch.manual_seed(0)
+        return Tiny()
+
+    sb.register_backbone("tiny", build)
+    yield
+    BACKBONES.unregister("tiny")
+
+
+def _pipeline(backend: str = "eager", precision: str = "f32") -> sb.Pipeline:
+    return sb.loads(PIPELINE.format(arch="tiny", backend=backend, precision=precision))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHAREDBB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_the_engine_answers_what_the_network_answers(backend: str, picture: np.ndarray) -> None:
+    pipeline = _pipeline(backend)
+    result = sb.compile(pipeline).step(picture, order="rgb")
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        expected = build_network(pipeline)(x)
+    surface = expected["surface.logits"][0].permute(1, 2, 0).numpy()
+    assert np.allclose(result["surface"].logits, surface, atol=1e-4)
+    assert np.allclose(result["depth"].cells, expected["depth.depth"][0, 0].numpy(), rtol=1e-3)
+    assert np.allclose(result["scene"].probabilities, torch.sigmoid(expected["scene.logits"])[0].numpy(), atol=1e-4)
+    assert np.allclose(result["look"].vector, expected["look.vector"][0].numpy(), atol=1e-4)
+    assert isinstance(result["objects"], sb.Detections)
+    assert result["face"].points.shape == (2, 2)
+    json.loads(result.to_json())
+
+
+def test_the_second_start_comes_from_the_cache_and_answers_the_same(own_cache: Path, picture: np.ndarray) -> None:
+    pipeline = _pipeline("openvino")
+    first = sb.compile(pipeline)
+    assert len(list(own_cache.iterdir())) == 1
+    again = sb.compile(pipeline)
+    assert [stage.facts for stage in again.program.stages] == [stage.facts for stage in first.program.stages]
+    assert again.program.choices == first.program.choices
+    one, other = first.step(picture), again.step(picture)
+    assert np.array_equal(one["surface"].logits, other["surface"].logits)
+
+
+def test_a_damaged_cache_entry_is_compiled_anew(own_cache: Path, picture: np.ndarray) -> None:
+    pipeline = _pipeline("openvino")
+    expected = sb.compile(pipeline).step(picture)["surface"].logits
+    (entry,) = own_cache.iterdir()
+    blob = entry / "0.bin"
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    assert cache.read(entry.name) is None
+    assert np.array_equal(sb.compile(pipeline).step(picture)["surface"].logits, expected)
+    assert cache.read(entry.name) is not None
+
+
+def test_no_cache_neither_reads_nor_writes(own_cache: Path) -> None:
+    sb.compile(_pipeline("openvino"), use_cache=False)
+    assert not own_cache.exists()
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("SHAREDBB_CACHE", str(blocked))
+    sb.compile(_pipeline("openvino"))
+
+
+def test_the_key_changes_with_whatever_decides_the_result(own_cache: Path, tmp_path: Path) -> None:
+    pipeline = _pipeline("openvino")
+    sb.compile(pipeline)
+    wider = pipeline.model_copy(update={"input": pipeline.input.model_copy(update={"size": (64, 128)})})
+    sb.compile(wider)
+    sb.compile(pipeline.model_copy(update={"name": "another name, the same network"}))
+    assert len(list(own_cache.iterdir())) == 2
+
+
+def test_old_entries_make_room(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "KEPT", 3)
+    for number in range(5):
+        cache.write(f"entry{number}", {"number": number}, [b"blob"])
+    assert len(list(own_cache.iterdir())) == 3
+    assert cache.read("entry4") == ({"number": 4}, [b"blob"])
+
+
+def test_a_warm_start_imports_no_torch(own_cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    text = PIPELINE.format(arch="resnet18", backend="openvino", precision="f32")
+    lines = [line for line in text.splitlines() if not line.startswith("  ") or "scene" in line]
+    file.write_text("\n".join(line for line in lines if not line.startswith("neck")))
+    program = f"""
+import sys
+import numpy as np, sharedbb as sb
+engine = sb.compile(sb.load({str(file)!r}))
+engine.step(np.zeros((10, 10, 3), np.uint8))
+print("torch" in sys.modules)
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert [run.strip() for run in runs] == ["True", "False"]
+
+
+def test_auto_measures_every_precision_and_keeps_the_fastest() -> None:
+    engine = sb.compile(_pipeline("openvino", "auto"))
+    ways = candidates(Runtime(device="cpu", backend="openvino"))
+    assert len(engine.program.choices) == len(ways)
+    times = {line.split(":")[0]: float(line.split(": ")[1].split()[0]) for line in engine.program.choices}
+    (chosen,) = [line for line in engine.program.choices if line.endswith("(chosen)")]
+    assert times[chosen.split(":")[0]] == min(times.values())
+    assert chosen.startswith(f"openvino {engine.program.device.precision} on cpu")
+
+
+def test_candidates_follow_what_is_asked() -> None:
+    assert candidates(Runtime(device="cpu", backend="eager")) == (Candidate("eager", "f32", "cpu"),)
+    assert candidates(Runtime(device="cpu", backend="eager", precision="bf16")) == (Candidate("eager", "bf16", "cpu"),)
+    assert candidates(Runtime(device="cpu"))[0].backend == "openvino"
+    with pytest.raises(BackendError, match="nothing here runs backend cuda on cpu"):
+        candidates(Runtime(device="cpu", backend="cuda"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_said() -> None:
+    assert device_of("auto") == "cpu"
+    with pytest.raises(BackendError, match="no CUDA device can be used here; set device: cpu or auto"):
+        device_of("cuda")
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("nowhere.sbb", SharedBBError), ("nowhere.safetensors", WeightsError)])
+def test_missing_weights_are_one_clear_error(weights: str, kind: type[SharedBBError]) -> None:
+    pipeline = _pipeline()
+    backbone = pipeline.backbone.model_copy(update={"weights": weights})
+    with pytest.raises(kind, match="nowhere") as raised:
+        sb.compile(pipeline.model_copy(update={"backbone": backbone}))
+    assert "\n" not in str(raised.value)
+
+
+def test_only_due_heads_run_their_stages(picture: np.ndarray) -> None:
+    engine = sb.compile(_pipeline())
+    engine.step(picture)
+    before = {name: stage.count for name, stage in engine.profile.stages.items()}
+    engine.step(picture, heads=["scene"])
+    after = {name: stage.count for name, stage in engine.profile.stages.items()}
+    ran = {name for name in after if after[name] > before[name]}
+    needed = {stage.facts.name for stage in engine.program.stages if "scene" in stage.facts.heads}
+    assert ran == needed | {"transform", "plan", "decode"}
+    assert len(needed) < len(engine.program.stages)
