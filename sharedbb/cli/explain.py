@@ -81,7 +81,7 @@ def _show(description: Mapping[str, Any], console: Console) -> None:
     table = Table(title="Each head, if it ran alone", title_justify="left", title_style="bold")
     for title in ("head", "runs", "MACs", "parameters", "time", "needs"):
         right = title in ("MACs", "parameters", "time")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "needs")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "needs", overflow="fold")
     for row in head_rows(description):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

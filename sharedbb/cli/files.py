@@ -43,6 +43,8 @@ class Files:
                 raise SinkError(f"{path} is asked for twice; give every result a file of its own")
             seen.add(place)
             _check_writable(path)
+        if self.video is not None:
+            _check_container(self.video)
 
     def written(self) -> tuple[Path, ...]:
         """Those that are there."""
@@ -58,6 +60,13 @@ def _is_file(name: str | Path) -> bool:
 
 def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _check_container(path: Path) -> None:
+    from sharedbb.media.sinks import CONTAINERS
+
+    if path.suffix.lower() not in CONTAINERS:
+        raise SinkError(f"cannot write {path}: name a video that ends in one of {', '.join(sorted(CONTAINERS))}")
 
 
 def _check_writable(path: Path) -> None:

@@ -155,5 +155,7 @@ def crop(axis: Axis, u0: int, u1: int, size: int) -> Crop:
     first, last = (min(max(x, 0), size - 1) for x in needed(axis, u0, u1))
     first -= first % axis.align
     last = min(last + axis.align - last % axis.align, size) - 1
-    right = valid(axis, first, last, size)
-    return Crop((first, last), (right[0], max(right[1], u1)), first // axis.stride)
+    begin, end = valid(axis, first, last, size)
+    if last == size - 1:
+        end = max(end, u1)
+    return Crop((first, last), (begin, end), first // axis.stride)

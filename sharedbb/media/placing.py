@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 from sharedbb.types import Geometry, Size
 
 
+def padded(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The picture at the upper left of (height, width, 3), its last row and column repeated to fill the rest."""
+    below, right = height - picture.shape[0], width - picture.shape[1]
+    if below == right == 0:
+        return picture
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE).view(np.uint8)
+
+
 def letterboxed(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """The whole picture, scaled into (height, width, 3) with black bars."""
     placed = Geometry.fit(Size(*picture.shape[:2]), Size(height, width)).placed

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from sharedbb.errors import FrameError, SourceError
+from sharedbb.errors import SourceError
 from sharedbb.media.video import VideoSource
 from sharedbb.types import Frame, Size
 
-PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 PICTURES_PER_SECOND = 25.0  # the rate at which a folder of pictures counts as a video
-LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "udp://", "srt://")
+LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "rtp://", "udp://", "srt://")
 ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Frames in order, once.
+    """Frames in order.
 
     ``live``: frames come in their own time, and are lost when nobody takes them. ``fps``, ``frames`` (how many are
-    expected) and ``size`` are None where unknown. ``skipped`` counts damaged frames left out so far.
+    expected) and ``size`` are None where unknown. ``skipped`` counts the damaged frames left out so far.
+
+    Iterating again starts again at the first frame where the source can do that: files, pictures, synthetic video. A
+    live source goes on with what comes; an iterator is used up. Leaving the ``with`` block closes files and devices.
     """
 
     name: str
@@ -41,50 +45,64 @@ class Source(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: Any) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
-def open_source(source: Any) -> Any:
+def open_source(source: Any) -> Source:
     """Open what a user names.
 
-    ``source``: a video file; a folder or glob pattern of pictures (natural order); a camera's number, ``0`` or ``"0"``;
-    an ``rtsp://`` or ``http(s)://`` address; ``synthetic:street?motion=drive&frames=300``; a Source; or an iterable of
-    pictures (arrays are BGR) or frames.
+    ``source``: a video file; a picture, or a folder or glob pattern of pictures (natural order); a camera's number,
+    ``0`` or ``"0"``; an ``rtsp://`` or ``http(s)://`` address; ``synthetic:street?motion=drive&frames=300``; a Source;
+    one picture as an array (BGR) or tensor (RGB); or an iterable of those, of frames, or of picture files.
 
     Raises SourceError when there is nothing there, or nothing that can be read.
     """
-    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
-        return VideoSource.camera(int(source))
+    if isinstance(source, int) and not isinstance(source, bool):
+        return VideoSource.camera(source)
     if isinstance(source, Path | str):
-        return _named(str(source))
+        try:
+            return _named(str(source))
+        except OSError as error:
+            raise SourceError(f"cannot open {source}: {error.strerror or error}") from error
     if isinstance(source, Source):
         return source
+    if getattr(source, "ndim", 4) < 4:
+        return PictureSource("picture", [source])
     if isinstance(source, Iterable):
         return PictureSource("pictures", source)
     raise SourceError(f"cannot read frames from a {type(source).__name__}; give a path, address, number or iterable")
 
 
-def _named(name: str) -> Any:
+def _named(name: str) -> Source:
+    if name.isdecimal():
+        return VideoSource.camera(int(name))
     if name.startswith("synthetic:"):
         from sharedbb.media.synthetic import open_synthetic
 
         return open_synthetic(name.removeprefix("synthetic:"))
     if ADDRESS.match(name):
-        return VideoSource(name, live=name.lower().startswith(LIVE_SCHEMES))
+        return VideoSource.stream(name) if name.lower().startswith(LIVE_SCHEMES) else VideoSource(name)
     path = Path(name)
-    if path.is_dir():
-        return _pictures(name, [file for file in path.iterdir() if file.suffix.lower() in PICTURES])
+    if name and path.is_dir():
+        return _pictures(name, path.iterdir())
     if path.is_file():
-        return _pictures(name, [path]) if path.suffix.lower() in PICTURES else VideoSource(name)
+        if path.stat().st_size == 0:
+            raise SourceError(f"cannot open {name}: the file is empty")
+        return _pictures(name, [path]) if path.suffix.lower() in PICTURES else VideoSource.file(name)
     if glob.has_magic(name):
-        return _pictures(name, [Path(file) for file in glob.glob(name, recursive=True)])
+        return _pictures(name, map(Path, glob.glob(name, recursive=True)))
+    if name and path.exists():
+        raise SourceError(f"{name} is neither a file nor a folder; a camera is named by its number")
     raise SourceError(f"no file, folder or address {name!r}")
 
 
-def _pictures(name: str, files: list[Path]) -> PictureSource:
+def _pictures(name: str, found: Iterable[Path]) -> PictureSource:
+    files = sorted((file for file in found if file.suffix.lower() in PICTURES and file.is_file()), key=_natural)
     if not files:
         raise SourceError(f"{name} holds no pictures ({', '.join(sorted(PICTURES))})")
-    return PictureSource(name, sorted(files, key=_natural), len(files))
+    return PictureSource(name, files)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -93,19 +111,22 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 class PictureSource:
-    """Picture files, arrays or frames, 25 to the second. Files that cannot be read are skipped and counted.
+    """Picture files, arrays, tensors or frames, 25 to the second; sizes may differ.
 
-    16-bit pictures are brought to 8 bits, grey ones to three channels, alpha is dropped.
+    Files that cannot be read are skipped and counted. Those of 16 bits are brought to 8, grey ones to three channels,
+    alpha is dropped, EXIF's orientation applied.
+
+    Iterating raises SourceError at the end when there was nothing to read, FrameError at an array that is no picture.
     """
 
     live = False
     fps: float | None = PICTURES_PER_SECOND
     size: Size | None = None
 
-    def __init__(self, name: str, pictures: Iterable[Any], frames: int | None = None) -> None:
+    def __init__(self, name: str, pictures: Iterable[Any]) -> None:
         self.name = name
         self.skipped = 0
-        self.frames = frames if frames is not None else _length(pictures)
+        self.frames = len(pictures) if isinstance(pictures, Sized) else None
         self._pictures = pictures
 
     def __enter__(self) -> Self:
@@ -117,27 +138,25 @@ class PictureSource:
         """Nothing to close."""
 
     def __iter__(self) -> Iterator[Frame]:
+        self.skipped = 0
         index = 0
-        for picture in self._pictures:
-            timestamp = index / PICTURES_PER_SECOND
-            found = _read(picture) if isinstance(picture, Path) else picture
-            if found is None:
+        for given in self._pictures:
+            picture = _read(Path(given)) if isinstance(given, Path | str) else given
+            if picture is None:
                 self.skipped += 1
                 continue
-            yield Frame.of(found, index=index, timestamp=timestamp)
+            yield Frame.of(picture, index=index, timestamp=index / PICTURES_PER_SECOND)
             index += 1
         if index == 0:
-            raise SourceError(f"{self.name}: none of the {self.skipped} pictures can be read")
+            reason = f"none of its {self.skipped} pictures can be read" if self.skipped else "there are no pictures"
+            raise SourceError(f"{self.name}: {reason}")
 
 
-def _length(pictures: Any) -> int | None:
-    return len(pictures) if hasattr(pictures, "__len__") else None
-
-
-def _read(path: Path) -> Any:
-    """A picture file as BGR or grey; None when it is damaged."""
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """A picture file as HWC uint8 BGR; None when it is missing or damaged."""
     try:
         data = np.fromfile(path, np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error, FrameError):
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, ValueError, cv2.error):
         return None
+    return None if picture is None else picture.view(np.uint8)

@@ -2,74 +2,97 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import av
 import av.error
-import av.logging
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from sharedbb.errors import SourceError
 from sharedbb.types import Frame, Size
 
-OPEN_SECONDS, READ_SECONDS = 10.0, 10.0
-RECONNECTS = 3  # how often a live address that breaks off is opened again, without a frame in between
-CAMERA_FORMATS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+OPEN_SECONDS, READ_SECONDS = 10.0, 10.0  # without an answer, without data
+RECONNECTS, RECONNECT_SECONDS = 3, 1.0  # how often a live address that breaks off is tried again, and the pause before
+MOST_FAULTS = 100  # packets in a row that cannot be read before a stream is given up
+LEAST_SHOWN = 0.9  # of the time a file should last, and a second less: a file that ends earlier was cut
+MOST_FPS = 1000.0  # what claims more does not know its rate
+
+CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
+    "linux": ("v4l2", "/dev/video{}", {}),
+    "darwin": ("avfoundation", "{}:none", {"framerate": "30"}),
+    "win32": ("vfwcap", "{}", {}),
+}
+"""Format, address and options of a camera by its number, for each ``sys.platform``."""
+
+TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
+CAMERA_OVER_HTTP = "mpjpeg"
 
 
 class VideoSource:
     """Frames of a video stream as the decoder gives them (``Frame.video``), timestamps in seconds from the first.
 
-    Damaged frames are skipped and counted in ``skipped``; a stream that ends early ends the iteration. A live address
-    that breaks off is opened again up to three times in a row. Timestamps that are missing or run backwards continue
-    at the stream's rate. A rotation in the container's metadata is not applied: frames are as they were coded.
+    Every iteration of a file starts at its first frame, with a decoder of its own; one of a live source goes on with
+    what comes. ``skipped`` counts the damaged frames that the last iteration left out. Timestamps that are missing or
+    run backwards continue at the stream's rate. A rotation in the container's metadata is not applied: frames are as
+    they were coded.
 
-    Raises SourceError when it cannot be opened, has no video, or no frame of it can be decoded.
+    ``close`` may be called while another thread iterates: that thread ends with the frame it waits for.
+
+    Raises SourceError when it cannot be opened or has no video; while iterating, after the frames that came before,
+    when no frame can be decoded, when a file or connection breaks off, and when a live address that breaks off does
+    not come back.
     """
 
     def __init__(
-        self, name: str, *, live: bool = False, format_: str | None = None, address: str | None = None
+        self,
+        name: str,
+        *,
+        address: str | None = None,
+        live: bool = False,
+        format_: str | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.live = live
         self.skipped = 0
-        self._format = format_
         self._address = address or name
-        self._container: Any = self._open()
-        stream = self._container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate
-        self.fps: float | None = float(rate) if rate else None
-        self.frames: int | None = None if live else stream.frames or self._estimated(stream)
-        context = stream.codec_context
-        self.size: Size | None = Size(context.height, context.width) if context.height and context.width else None
+        self._format = format_
+        self._options = dict(options or {})
+        self._threads = "SLICE" if live else "AUTO"  # frame threads would hold back a frame each
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._opened: _Connection | None = self._connect()
+        self.fps = self._opened.fps
+        self.size = self._opened.size
+        self.live = live or self._opened.format == CAMERA_OVER_HTTP
+        self._endless = live and self._opened.seconds is None
+        self.frames = None if self._endless else self._opened.expected
+
+    @classmethod
+    def file(cls, path: str) -> Self:
+        """A video file. Raises SourceError as the class does."""
+        # An absolute path, since FFmpeg would read "12:30.mp4" as an address of protocol "12".
+        return cls(path, address=str(Path(path).absolute()))
 
     @classmethod
     def camera(cls, number: int) -> Self:
-        """A camera attached to this machine."""
-        format_, address = CAMERA_FORMATS.get(sys.platform, CAMERA_FORMATS["linux"])
-        return cls(f"camera {number}", live=True, format_=format_, address=address.format(number))
+        """A camera attached to this machine. Raises SourceError when there is none of this number."""
+        format_, address, options = CAMERAS.get(sys.platform, CAMERAS["linux"])
+        address = address.format(number)
+        return cls(f"camera {number} ({address})", address=address, live=True, format_=format_, options=options)
 
-    def _open(self) -> Any:
-        av.logging.set_level(av.logging.PANIC)
-        options = {"rtsp_transport": "tcp"} if self._address.startswith("rtsp") else {}
-        try:
-            timeout = (OPEN_SECONDS, READ_SECONDS)
-            container = av.open(self._address, format=self._format, options=options, timeout=timeout)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(f"cannot open {self.name}: {_said(error)}") from error
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            container.close()
-            raise SourceError(f"{self.name} has no video stream, only {kinds}")
-        container.streams.video[0].thread_type = "AUTO"
-        return container
-
-    def _estimated(self, stream: Any) -> int | None:
-        if stream.duration and stream.time_base and self.fps:
-            return max(1, round(float(stream.duration * stream.time_base) * self.fps))
-        return None
+    @classmethod
+    def stream(cls, address: str) -> Self:
+        """A live address, read over TCP where it is RTSP. Raises SourceError as the class does."""
+        options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+        return cls(address, live=True, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -80,85 +103,225 @@ class VideoSource:
         self.close()
 
     def close(self) -> None:
-        """Close the file or connection."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        """Close the file or connection; an iteration in another thread closes its own as it ends."""
+        with self._lock:
+            self._closed.set()
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     def __iter__(self) -> Iterator[Frame]:
+        self.skipped = 0
         clock = _Clock(self.fps)
-        index = 0
-        for video in self._decoded():
-            yield Frame(index, clock.at(video), video=video)
-            index += 1
+        index, fruitless = 0, 0
+        connection: _Connection | None = self._first()
+        while connection is not None:
+            with closing(connection):
+                for video in connection.frames():
+                    if self._closed.is_set():
+                        return
+                    if video is None:
+                        self.skipped += 1
+                        continue
+                    yield Frame(index, clock.at(video.time), video=video)
+                    index, fruitless = index + 1, 0
+            broken = connection.broken
+            connection = self._again(fruitless, broken) if self._endless else None
+            clock.restart()
+            fruitless += 1
+        if self._closed.is_set():
+            return
         if index == 0:
-            raise SourceError(f"{self.name}: no frame can be decoded ({self.skipped} damaged)")
+            reason = broken or (f"{self.skipped} damaged" if self.skipped else "there is none")
+            raise SourceError(f"{self.name}: not a single frame can be decoded ({reason})")
+        if broken:
+            raise SourceError(f"{self.name} breaks off after {index} frame{'s' * (index > 1)}: {broken}")
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        tries = 0
-        while True:
+    def _connect(self) -> _Connection:
+        return _Connection(self.name, self._address, self._format, self._options, self._threads)
+
+    def _first(self) -> _Connection:
+        """The connection that the constructor opened, or a new one."""
+        with self._lock:
+            if self._closed.is_set():
+                raise SourceError(f"{self.name} is closed")
+            opened, self._opened = self._opened, None
+        return opened or self._connect()
+
+    def _again(self, fruitless: int, broken: str | None) -> _Connection | None:
+        """A new connection to a live address that broke off; None when the source was closed meanwhile."""
+        fault = broken or "it ended"
+        for _ in range(fruitless, RECONNECTS):
+            if self._closed.wait(RECONNECT_SECONDS):
+                return None
             try:
-                for video in self._frames_of_connection():
-                    tries = 0
-                    yield video
-                if not self.live:
-                    return
-            except (av.error.FFmpegError, OSError) as error:
-                if not self.live:
-                    raise SourceError(f"{self.name} broke off: {_said(error)}") from error
-            tries += 1
-            if tries > RECONNECTS:
+                return self._connect()
+            except SourceError as error:
+                fault = str(error)
+        raise SourceError(f"{self.name} broke off and did not come back: {fault}")
+
+
+class _Connection:
+    """One opened container and its video stream, read once.
+
+    ``broken`` says after ``frames`` why there could be more of them; ``expected`` is how many the container announces.
+    """
+
+    def __init__(
+        self, name: str, address: str, format_: str | None, options: Mapping[str, str], thread_type: str
+    ) -> None:
+        self.broken: str | None = None
+        timeout: Any = (OPEN_SECONDS, READ_SECONDS)  # the stub knows Real only, which float is not
+        try:
+            self._container = av.open(
+                address, "r", format=format_, options=dict(options), metadata_errors="replace", timeout=timeout
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise SourceError(f"cannot open {name}: {_said(error, OPEN_SECONDS)}") from error
+        try:
+            self._stream = _video_stream(name, self._container.streams)
+        except SourceError:
+            self._container.close()
+            raise
+        self._stream.codec_context.thread_type = thread_type
+        self.format = self._container.format.name
+
+    def close(self) -> None:
+        """Close the container."""
+        self._container.close()
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second, None where it is unknown."""
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        return rate if 0 < rate <= MOST_FPS else None
+
+    @property
+    def size(self) -> Size | None:
+        """The size that the container announces; frames may come in another one."""
+        context = self._stream.codec_context
+        return Size(context.height, context.width) if context.height and context.width else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the container says that it is; None for what has no end."""
+        if self._stream.duration and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames to expect, None where there is nothing to tell."""
+        if self._stream.frames:
+            return self._stream.frames
+        return max(1, round(self.seconds * self.fps)) if self.seconds and self.fps else None
+
+    def frames(self) -> Iterator[av.VideoFrame | None]:
+        """Decoded frames in the order of showing; None for a damaged one.
+
+        What cannot be decoded, what the decoder marks as corrupt and what the demuxer knows to be incomplete is
+        damaged. Whatever ends the stream, the decoder's last frames still come.
+        """
+        cut, end = False, 0.0
+        for packet in self._packets():
+            if packet is None or packet.is_corrupt:
+                cut = True
+                yield None
+                continue
+            cut = cut and not packet.size
+            for video in self._decoded(packet):
+                end = max(end, video.time or 0.0) if video is not None else end
+                yield video
+        if cut:
+            self.broken = self.broken or "its last frame is incomplete"
+        elif self.broken is None and (announced := self._announced()) and end < announced * LEAST_SHOWN - 1:
+            self.broken = f"its last frame is at {end:.1f} s, and it should last {announced:.1f} s"
+
+    def _announced(self) -> float | None:
+        """When a Matroska file says that its video ends: its demuxer takes a file that was cut for a whole one."""
+        if "matroska" not in self.format:
+            return None
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)\0*", self._stream.metadata.get("DURATION", ""))
+        if tag:
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        return self.seconds if len(self._container.streams) == 1 else None
+
+    def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
+        """Packets as they are read, None for one that cannot be; at the end an empty one, which drains the decoder."""
+        faults = 0
+        while faults < MOST_FAULTS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    faults = 0
+                    yield packet
                 return
-            self.close()
-            self._container = self._open()
-
-    def _frames_of_connection(self) -> Iterator[av.VideoFrame]:
-        """Every frame that can be decoded, until the container ends or cannot be read any more."""
-        container = self._container
-        stream = container.streams.video[0]
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
             except av.error.InvalidDataError:
-                self.skipped += 1
-                continue
-            except av.error.EOFError:
-                return
-            if packet is None:
-                return
-            try:
-                frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.ArgumentError, av.error.UndefinedError):
-                self.skipped += 1
-                continue
-            for video in frames:
-                if video.is_corrupt:
-                    self.skipped += 1
-                else:
-                    yield video
+                faults += 1
+                yield None
+            except (av.error.FFmpegError, OSError) as error:
+                self.broken = _said(error, READ_SECONDS)
+                break
+        else:
+            self.broken = f"{MOST_FAULTS} packets in a row cannot be read"
+        empty: Any = av.Packet()
+        if self._stream.time_base is not None:
+            empty.time_base = self._stream.time_base
+        yield empty
+
+    def _decoded(self, packet: av.Packet[VideoStream]) -> Iterator[av.VideoFrame | None]:
+        try:
+            frames = self._stream.decode(packet)
+        except (av.error.FFmpegError, OSError, ValueError):
+            yield None
+            return
+        for video in frames:
+            yield None if video.is_corrupt else video
 
 
 class _Clock:
-    """Seconds since the first frame; never backwards."""
+    """Seconds since the first frame: the container's where they run forward, else a step after the frame before."""
 
     def __init__(self, fps: float | None) -> None:
         self._step = 1.0 / fps if fps else 0.04
-        self._first: float | None = None
+        self._origin: float | None = None
         self._last: float | None = None
 
-    def at(self, video: av.VideoFrame) -> float:
-        """The frame's time; the last one's plus one step where it has none or an earlier one."""
-        time = video.time
-        if time is not None and self._first is None:
-            self._first = time
-        seconds = time - self._first if time is not None and self._first is not None else None
-        if self._last is not None and (seconds is None or seconds <= self._last):
-            seconds = self._last + self._step
-        self._last = seconds if seconds is not None else 0.0
+    def at(self, time: float | None) -> float:
+        """A frame's seconds, from the container's time of it if there is one; always after the frame before."""
+        due = 0.0 if self._last is None else self._last + self._step
+        if time is not None and self._origin is None:
+            self._origin = time - due
+        seconds = due if time is None or self._origin is None else time - self._origin
+        self._last = seconds if self._last is None or seconds > self._last else due
         return self._last
 
+    def restart(self) -> None:
+        """The container's times begin anew; the seconds go on."""
+        self._origin = None
 
-def _said(error: BaseException) -> str:
+
+def _video_stream(name: str, streams: av.container.streams.StreamContainer) -> VideoStream:
+    """The first video stream that is not a cover picture. Raises SourceError when none can be decoded."""
+    moving = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        kinds = ", ".join(sorted({stream.type for stream in streams if stream not in streams.video})) or "nothing"
+        raise SourceError(f"{name} has no video stream, only {kinds}")
+    # Reading the packets of a stream without a decoder would crash the process.
+    codec: Any = moving[0].codec_context
+    if codec is None:
+        raise SourceError(f"{name}: there is no decoder for its video, or its headers are damaged")
+    if codec.name in TEXT_ART:
+        raise SourceError(f"cannot open {name}: it is text, not video")
+    return moving[0]
+
+
+def _said(error: BaseException, seconds: float) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, av.error.ExitError):
+        return f"no data within {seconds:g} s"
+    if isinstance(error, av.error.InvalidDataError):
+        return "it is damaged, or no video"
+    if isinstance(error, av.error.EOFError):
+        return "it ends before its first frame"
     text = str(getattr(error, "strerror", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sharedbb.errors import FrameError
@@ -15,6 +16,11 @@ from sharedbb.runtime.streams import Prefetch
 from sharedbb.types import ColorOrder, Frame, FrameResult
 
 OpenSource = Callable[[Any], Any]
+
+
+def _closing(source: Any) -> AbstractContextManager[Any]:
+    """The source's own context, where it has one."""
+    return source if isinstance(source, AbstractContextManager) else nullcontext()
 
 
 class Engine:
@@ -73,7 +79,7 @@ class Engine:
         opened = self._open_source(source)
         self.state(name).reset()
         live = bool(getattr(opened, "live", False))
-        with Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
+        with _closing(opened), Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
             dropped = 0
             for count, frame in enumerate(frames):
                 if max_frames is not None and count >= max_frames:

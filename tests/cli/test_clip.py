@@ -12,13 +12,14 @@ from sharedbb import media
 from sharedbb.cli.clip import Repeated, street_clip
 from sharedbb.cli.session import Screen
 from sharedbb.errors import SourceError
+from sharedbb.media.synthetic import StreetVideo
 from sharedbb.types import Frame, Size
 
 SCREEN = Screen(Console(), Console(), quiet=True)
 
 
 def test_a_clip_that_breaks_off_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Torn(media.synthetic.StreetVideo):  # type: ignore[name-defined, misc]
+    class Torn(StreetVideo):
         def __iter__(self) -> Iterator[Frame]:
             yield next(super().__iter__())
             raise SourceError("no more")

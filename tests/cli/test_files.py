@@ -21,7 +21,7 @@ def test_folders_are_made_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_stdout_is_not_listed(tmp_path: Path) -> None:
-    assert list(Files(video=tmp_path / "a", jsonl=STDOUT)) == [tmp_path / "a"]
+    assert list(Files(video=tmp_path / "a.mp4", jsonl=STDOUT)) == [tmp_path / "a.mp4"]
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -57,6 +57,12 @@ def test_the_source_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
 def test_two_results_do_not_share_a_file(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="asked for twice"):
         Files(trace=tmp_path / "x.json", summary=tmp_path / "y" / ".." / "x.json").check()
+
+
+def test_a_video_has_the_suffix_of_one(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"out\.gif: name a video that ends in one of \.m4v, \.mkv, \.mov, \.mp4"):
+        Files(video=tmp_path / "out.gif").check()
+    Files(video=tmp_path / "out.MP4").check()
 
 
 def test_devices_may_be_shared() -> None:

@@ -310,6 +310,38 @@ def test_crops_of_random_networks_equal_the_dense_result(network: nn.Module, dat
     check_crop(network, picture, found, (box[0], box[1], box[2], box[3]))
 
 
+def smoothed(*layers: nn.Module) -> nn.Module:
+    """The layers and a convolution that would read what a crop has too little of."""
+    torch.manual_seed(4)
+    return nn.Sequential(*layers, nn.Conv2d(C, C, 3, padding=1)).double()
+
+
+TAKING_AWAY = {
+    "transposed, padded": lambda: smoothed(nn.ConvTranspose2d(C, C, 2, 2, 1)),
+    "transposed, kernel below stride": lambda: smoothed(nn.ConvTranspose2d(C, C, 2, 3)),
+    "transposed, one more": lambda: smoothed(nn.ConvTranspose2d(C, C, 3, 2, 1, output_padding=1)),
+    "cut at the start": lambda: smoothed(nn.ZeroPad2d((-2, 0, -1, 0))),
+    "cut at the end": lambda: smoothed(nn.ZeroPad2d((0, -2, 0, -1))),
+    "moved": lambda: smoothed(nn.ZeroPad2d((2, -2, -1, 1))),
+    "every second from 1": lambda: smoothed(Every(1, 2)),
+    "bilinear by three halves": lambda: smoothed(nn.Upsample(scale_factor=1.5, mode="bilinear")),
+    "nearest by three quarters": lambda: smoothed(nn.Upsample(scale_factor=0.75)),
+    "reflected": lambda: smoothed(nn.ReflectionPad2d(1)),
+}
+
+
+@pytest.mark.parametrize("name", TAKING_AWAY)
+def test_crops_behind_operators_that_take_places_away(name: str) -> None:
+    network = TAKING_AWAY[name]()
+    picture = torch.randn(1, C, 4, 16, dtype=torch.float64)
+    graph = capture(network, picture)
+    node = graph.by_name[graph.outputs["net"]]
+    found = reach(graph)[node.name]
+    assert isinstance(found, Reach)
+    for column in range(node.shape[-1]):
+        check_crop(network, picture, found, (0, node.shape[-2] - 1, column, column))
+
+
 # --- Crops of real segments -----------------------------------------------------------------------------------------
 
 
