@@ -75,7 +75,8 @@ class StageFacts:
 
     ``stride``: input pixels per cell of its last output, None for vectors. ``shapes``: (channels, height, width) or the
     plain shape of every output. ``reach``: for each input, how far its last output reaches into it, or why it depends
-    on all of it; ``local`` when none does. ``macs``: multiply-adds. ``measured_ms``: median time on this machine when compiled, or None.
+    on all of it; ``local`` when none does. ``macs``: multiply-adds. ``measured_ms``: median time on this machine when
+    it was compiled.
     """
 
     name: str
@@ -105,9 +106,9 @@ class StageFacts:
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """A segment, compiled."""
+    """A segment, or several as one, compiled."""
 
     facts: StageFacts
     executable: Executable = field(repr=False)
@@ -130,9 +131,10 @@ class HeadPlan:
 class Program:
     """A compiled pipeline, ready for any number of streams.
 
-    ``stages`` are in execution order. ``intake`` makes a stream's intake for an input buffer. ``choices`` says what
-    ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged graph and of
-    its heads' networks one by one.
+    ``stages`` are the segments in execution order. ``fused`` holds, for sets of heads that fall due together, one stage
+    that does the work of all their segments, where that was measured to be faster. ``intake`` makes a stream's intake
+    for an input buffer. ``choices`` says what ``auto`` chose and why, one line each. ``operators`` and ``separate``
+    count the operators of the merged graph and of its heads' networks one by one.
     """
 
     name: str
@@ -141,20 +143,26 @@ class Program:
     heads: Mapping[str, HeadPlan]
     device: Device
     intake: Callable[[NDArray[np.uint8]], Intake]
+    fused: Mapping[frozenset[str], Stage] = field(default_factory=dict)
     queue: int = 4
     when_late: Literal["drop_oldest", "wait"] = "drop_oldest"
     choices: tuple[str, ...] = ()
     operators: int = 0
     separate: int = 0
 
-    def stages_for(self, heads: frozenset[str]) -> tuple[int, ...]:
-        """Positions of the stages that the given heads need, in execution order."""
-        return tuple(i for i, stage in enumerate(self.stages) if heads.intersection(stage.facts.heads))
+    def segments_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
+        """The segments that the given heads need, in execution order."""
+        return tuple(stage for stage in self.stages if heads.intersection(stage.facts.heads))
+
+    def stages_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
+        """What to run for the given heads: their segments, or the one stage that is faster."""
+        fused = self.fused.get(heads)
+        return (fused,) if fused is not None else self.segments_for(heads)
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """What one frame will run: the heads that are due, and the stages that they need, by position."""
+    """What one frame will run: the heads that are due, and the stages that they need, in order."""
 
     due: tuple[str, ...]
-    stages: tuple[int, ...]
+    stages: tuple[Stage, ...]

@@ -30,8 +30,8 @@ TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "f16": ov.Type.f16}
 STORAGE = {ov.Type.f32: np.float32, ov.Type.bf16: np.uint16, ov.Type.f16: np.float16}
 
 
-# Converted models of graphs that are still alive.
-_models: WeakKeyDictionary[Graph, ov.Model] = WeakKeyDictionary()
+# Converted models of graphs that are still alive, and the features that are their outputs.
+_models: WeakKeyDictionary[Graph, tuple[ov.Model, tuple[str, ...]]] = WeakKeyDictionary()
 
 
 @cache
@@ -125,16 +125,20 @@ class OpenVINOBackend:
 
     def compile(self, parts: Cut, normalization: Normalization) -> list[OpenVINOExecutable]:
         """Convert the whole graph through ``torch.export``, take it apart, compile every segment."""
-        model = _converted(parts)
-        return [self._compile(segment, model, parts, normalization) for segment in parts.segments]
+        model, features = _converted(parts)
+        answers = frozenset(parts.answers.values())
+        return [
+            self._compile(segment, _taken_out(segment, model, features), normalization, answers)
+            for segment in parts.segments
+        ]
 
     def _compile(
-        self, segment: Segment, model: ov.Model, parts: Cut, normalization: Normalization
+        self, segment: Segment, model: ov.Model, normalization: Normalization, answers: frozenset[str]
     ) -> OpenVINOExecutable:
-        """Take a segment out, put the picture's normalisation and the features' layouts in, compile."""
-        kind, answers = TYPES[self.precision], frozenset(parts.answers.values())
+        """Put the picture's normalisation and the features' layouts in, and compile."""
+        kind = TYPES[self.precision]
         try:
-            steps = PrePostProcessor(_taken_out(segment, model, parts.features))
+            steps = PrePostProcessor(model)
             for position, name in enumerate(segment.inputs):
                 node = segment.graph.by_name[name]
                 _describe_input(steps.input(position), node, kind, normalization)
@@ -166,14 +170,15 @@ class OpenVINOBackend:
         return OpenVINOExecutable(core().import_model(io.BytesIO(stored), "CPU", self._options))
 
 
-def _converted(parts: Cut) -> ov.Model:
-    """The whole graph as an OpenVINO model of fixed shapes whose outputs are all features, in order.
+def _converted(parts: Cut) -> tuple[ov.Model, tuple[str, ...]]:
+    """The whole graph as an OpenVINO model of fixed shapes, and the features that its outputs are.
 
-    Conversion takes far longer than compilation, so trying several precisions converts once.
+    Conversion takes far longer than compilation, so trying several precisions, or other segments, converts once.
     """
-    if parts.graph not in _models:
-        _models[parts.graph] = _convert(parts)
-    return _models[parts.graph]
+    known = _models.get(parts.graph)
+    if known is None or not set(parts.features) <= set(known[1]):
+        known = _models[parts.graph] = (_convert(parts), parts.features)
+    return known
 
 
 def _convert(parts: Cut) -> ov.Model:

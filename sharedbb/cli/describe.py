@@ -25,7 +25,7 @@ def describe(program: Program) -> dict[str, Any]:
         name: {
             "every": head.every,
             "answers": {part: maker.get(feature, PICTURE) for part, feature in head.answers.items()},
-            **_together([facts[at] for at in program.stages_for(frozenset({name}))]),
+            **_together([stage.facts for stage in program.segments_for(frozenset({name}))]),
         }
         for name, head in program.heads.items()
     }
@@ -42,6 +42,17 @@ def describe(program: Program) -> dict[str, Any]:
         "segments": [_segment(fact, maker) for fact in facts],
         "heads": heads,
         "together": _together(facts),
+        "fused": [_fused(program, due, stage.facts) for due, stage in program.fused.items()],
+    }
+
+
+def _fused(program: Program, due: frozenset[str], fact: StageFacts) -> dict[str, Any]:
+    """One stage in place of the segments of heads that fall due together."""
+    return {
+        "name": fact.name,
+        "heads": [name for name in program.heads if name in due],
+        "replaces": [stage.facts.name for stage in program.segments_for(due)],
+        "measured_ms": fact.measured_ms,
     }
 
 
@@ -133,6 +144,12 @@ def head_rows(description: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         clock = "every frame" if head["every"] == 1 else f"every {head['every']} frames"
         costs = amount(head["macs"]), amount(head["parameters"]), _milliseconds(head)
         yield name, clock, *costs, ", ".join(head["segments"])
+
+
+def fused_lines(description: Mapping[str, Any]) -> Iterator[str]:
+    """For each set of heads that runs as one stage: which heads, and what it takes."""
+    for fused in description["fused"]:
+        yield f"{', '.join(fused['heads'])}: {len(fused['replaces'])} segments as one, {_milliseconds(fused)}"
 
 
 def _costs(costs: Mapping[str, Any]) -> str:
@@ -250,6 +267,14 @@ _HEAD = _object(
     **_COSTS,
 )
 
+_FUSED = _object(
+    "several segments compiled as one",
+    name=_text("its name among a run's stages"),
+    heads=_list(_text("head"), "it runs on frames on which these heads, and no others, are due"),
+    replaces=_list(_text("segment"), "the segments whose work it does"),
+    measured_ms=_COSTS["measured_ms"],
+)
+
 DESCRIPTION_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "sharedbb description",
@@ -270,6 +295,7 @@ DESCRIPTION_SCHEMA: dict[str, Any] = {
         segments=_list(_SEGMENT, "the graph, cut"),
         heads=_map(_HEAD, "heads by name"),
         together=_object("all segments", segments=_list(_text("segment"), "in execution order"), **_COSTS),
+        fused=_list(_FUSED, "what runs as one when certain heads fall due together, because it is faster"),
     ),
 }
 """JSON Schema of what ``describe`` gives and ``sharedbb explain --json`` writes."""

@@ -46,13 +46,18 @@ def auto() -> tuple[Fact, ...]:
 
     try:
         from sharedbb.compiler import compile_pipeline
+        from sharedbb.compiler.choose import PREFERRED
 
         program = compile_pipeline(probe(), use_cache=False, profile=False).program
     except Exception as error:  # any package may be broken: say so, do not fall over it
         return (Fact("auto", f"nothing can run: {reason(error)}", "broken"),)
     device = program.device
-    chosen = Fact("chosen", f"{device.name} {device.precision} on {device.device}, the fastest of these:")
-    return (chosen, *(Fact("tried", line) for line in program.choices))
+    order = ", ".join(PREFERRED.get(device.device, (device.name,)))
+    return (
+        Fact("chosen", f"{device.name} {device.precision} on {device.device}"),
+        *(Fact("tried", line) for line in program.choices),
+        Fact("why", f"the first backend that runs, of {order}; of its precisions the fastest"),
+    )
 
 
 def probe() -> Pipeline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +75,7 @@ def _show(description: Mapping[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sharedbb.cli.describe import head_rows, tree
+    from sharedbb.cli.describe import fused_lines, head_rows, tree
 
     console.print(tree(description))
     table = Table(title="Each head, if it ran alone", title_justify="left", title_style="bold")
@@ -85,6 +85,14 @@ def _show(description: Mapping[str, Any], console: Console) -> None:
     for row in head_rows(description):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-    console.print("What was tried here:")
-    for choice in description["choices"]:
-        console.print(Text(f"  {choice}"))
+    _list("Heads that are due together, and run as one:", fused_lines(description), console)
+    _list("What was tried here:", description["choices"], console)
+
+
+def _list(title: str, lines: Iterable[str], console: Console) -> None:
+    from rich.text import Text
+
+    for number, line in enumerate(lines):
+        if number == 0:
+            console.print(title, style="bold")
+        console.print(Text(f"  {line}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -74,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         for line in _lines(error):
             _say(f"error: {line}")
         code = FAILED
-    _flush()
     raise SystemExit(code)
 
 
@@ -90,12 +88,3 @@ def _lines(error: Exception) -> list[str]:
 
 def _say(line: str) -> None:
     print(f"sharedbb: {line}", file=sys.stderr)
-
-
-def _flush() -> None:
-    """Write out what is printed; where the reader has gone (``| head``), forget it without a complaint."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

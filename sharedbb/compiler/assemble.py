@@ -64,6 +64,7 @@ def assemble(
         name=name,
         size=picture.network_size,
         stages=found.stages,
+        fused=found.fused,
         heads=heads,
         device=found.backend,
         intake=partial(RgbIntake, fit=picture.fit, normalization=picture.normalization),
@@ -113,7 +114,8 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate]) -> Compiled:
 
     size = pipeline.input.network_size
     graph = capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
-    return lower(graph, pipeline.input.normalization, ways, pipeline.runtime.threads)
+    every = {head: spec.every for head, spec in pipeline.heads.items()}
+    return lower(graph, pipeline.input.normalization, ways, pipeline.runtime.threads, every)
 
 
 def build_network(pipeline: Pipeline) -> Any:

@@ -14,7 +14,7 @@ from sharedbb.program import Stage, StageFacts
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The chosen backend and its stages.
+    """The chosen backend and its stages: the segments, and what is fused for sets of heads.
 
     ``answers`` maps output names (``head.part``) to features, ``choices`` tells what ``auto`` measured, ``operators``
     and ``separate`` count the operators of the merged graph and of the heads' networks one by one.
@@ -22,6 +22,7 @@ class Compiled:
 
     backend: Any
     stages: tuple[Stage, ...]
+    fused: Mapping[frozenset[str], Stage]
     answers: Mapping[str, str]
     choices: tuple[str, ...]
     operators: int
@@ -30,13 +31,15 @@ class Compiled:
 
 def store(name: str, compiled: Compiled) -> None:
     """Keep it under a key, where the backend can store what it compiled."""
-    blobs = [blob for stage in compiled.stages if (blob := compiled.backend.save(stage.executable)) is not None]
-    if len(blobs) < len(compiled.stages):
+    everything = (*compiled.stages, *compiled.fused.values())
+    blobs = [blob for stage in everything if (blob := compiled.backend.save(stage.executable)) is not None]
+    if len(blobs) < len(everything):
         return
     backend = compiled.backend
     described = {
         "way": [backend.name, backend.precision, backend.device],
-        "stages": [stage.facts.to_dict() for stage in compiled.stages],
+        "stages": [stage.facts.to_dict() for stage in everything],
+        "fused": [sorted(heads) for heads in compiled.fused],
         "answers": dict(compiled.answers),
         "choices": list(compiled.choices),
         "operators": compiled.operators,
@@ -54,8 +57,17 @@ def load(name: str, threads: int | None) -> Compiled | None:
     try:
         backend = Candidate(*described["way"]).make(threads)
         pairs = zip(described["stages"], blobs, strict=True)
-        stages = tuple(Stage(StageFacts.from_dict(facts), backend.load(blob)) for facts, blob in pairs)
+        everything = [Stage(StageFacts.from_dict(facts), backend.load(blob)) for facts, blob in pairs]
+        sets = [frozenset(heads) for heads in described["fused"]]
     except (BackendError, KeyError, TypeError, ValueError, RuntimeError):
         return None
-    choices = tuple(described["choices"])
-    return Compiled(backend, stages, described["answers"], choices, described["operators"], described["separate"])
+    segments = len(everything) - len(sets)
+    return Compiled(
+        backend=backend,
+        stages=tuple(everything[:segments]),
+        fused=dict(zip(sets, everything[segments:], strict=True)),
+        answers=described["answers"],
+        choices=tuple(described["choices"]),
+        operators=described["operators"],
+        separate=described["separate"],
+    )

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from statistics import median
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.compiled import Compiled
+from sharedbb.compiler.measure import in_turn, interleaved, segment_calls
 from sharedbb.errors import BackendError
 from sharedbb.graph.cost import cost
-from sharedbb.graph.cut import Cut, Segment, cut, fold_constants, head_of, heads_of_nodes
+from sharedbb.graph.cut import Cut, Segment, cut, fold_constants, head_of, heads_of_nodes, whole
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.merge import ancestors, fold_batch_norms
 from sharedbb.graph.reach import Reach, reach
 from sharedbb.program import Stage, StageFacts
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Normalization
 
-ROUNDS = 15  # timed runs of each candidate, interleaved, after two to warm up
+LONGEST_PERIOD = 240  # frames over which clocks are looked at for heads that fall due together
+MOST_FUSED = 4  # sets of heads that may get a fused stage
 
 
 def lower(
@@ -28,95 +29,102 @@ def lower(
     normalization: Normalization,
     ways: Sequence[Candidate],
     threads: int | None,
+    every: Mapping[str, int],
     separate: int | None = None,
 ) -> Compiled:
     """Cut the graph and compile its segments with each candidate; keep the fastest.
 
-    A narrower precision is kept only when it is faster. ``separate`` counts the operators of the networks one by one.
-    Raises BackendError when no candidate can compile it.
+    A narrower precision is kept only when it is faster. Heads that fall due together (``every``: their clocks, 1 where
+    not given) get one fused stage where that is faster than their segments one by one. ``separate`` counts the
+    operators of the networks one by one. Raises BackendError when no candidate can compile it.
     """
     parts = cut(fold_constants(fold_batch_norms(graph)))
+    built, failures = _build(parts, normalization, ways, threads)
+    best, segment_ms, said = _fastest(built, parts)
+    fused, fused_said = _fuse(best, parts, normalization, due_together(_heads(graph), every))
+    stages = tuple(
+        Stage(replace(describe(segment, _heads(graph)), measured_ms=round(ms, 4)), executable)
+        for segment, executable, ms in zip(parts.segments, best.executables, segment_ms, strict=True)
+    )
+    return Compiled(
+        backend=best.backend,
+        stages=stages,
+        fused=fused,
+        answers=parts.answers,
+        choices=(*said, *failures, *fused_said),
+        operators=graph.operators,
+        separate=separate if separate is not None else _separate(graph),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """All segments compiled one way."""
+
+    way: Candidate
+    backend: Any
+    executables: Sequence[Any]
+
+
+def _build(
+    parts: Cut, normalization: Normalization, ways: Sequence[Candidate], threads: int | None
+) -> tuple[list[_Built], list[str]]:
+    """Every candidate that can compile the segments, and why others cannot."""
     built, failures = [], []
     for way in ways:
         try:
-            built.append(_Built(way, way.make(threads), parts, normalization))
+            backend = way.make(threads)
+            built.append(_Built(way, backend, backend.compile(parts, normalization)))
         except BackendError as error:
             failures.append(str(error))
     if not built:
         raise BackendError("; ".join(failures))
-    times = _measure(built, parts)
-    best = min(built, key=lambda candidate: sum(times[candidate.way]))
-    heads = tuple(dict.fromkeys(head_of(answer) for answer in graph.outputs))
-    stages = tuple(
-        Stage(replace(describe(segment, heads), measured_ms=round(ms, 4)), executable)
-        for segment, executable, ms in zip(parts.segments, best.executables, times[best.way], strict=True)
-    )
-    reasons = _reasons(built, times, best, failures)
-    apart = separate if separate is not None else _separate(graph)
-    return Compiled(best.backend, stages, parts.answers, reasons, graph.operators, apart)
+    return built, failures
 
 
-def _separate(graph: Graph) -> int:
-    """Operators that the heads would take if each had the network to itself."""
-    return sum(len(heads) for name, heads in heads_of_nodes(graph).items() if _is_call(graph.by_name[name].op))
-
-
-def _is_call(op: str) -> bool:
-    return op not in ("input", "getitem")
-
-
-class _Built:
-    """All segments compiled one way."""
-
-    def __init__(self, way: Candidate, backend: Any, parts: Cut, normalization: Normalization) -> None:
-        self.way = way
-        self.backend = backend
-        self.executables = backend.compile(parts, normalization)
-
-    def calls(self, parts: Cut) -> list[Callable[[], Any]]:
-        """One call a segment, on features that the segments before it made."""
-        _, _, height, width = next(iter(parts.segments)).graph.by_name["input"].shape
-        features = {"input": self.backend.picture(Size(height, width)).feature}
-        calls: list[Callable[[], Any]] = []
-        for segment, executable in zip(parts.segments, self.executables, strict=True):
-            session, inputs = executable.session(), [features[name] for name in segment.inputs]
-            features.update(zip(segment.outputs, session(inputs), strict=True))
-            calls.append(partial(session, inputs))
-        return calls
-
-
-def _measure(built: Sequence[_Built], parts: Cut) -> dict[Candidate, list[float]]:
-    """Median milliseconds of every segment for every candidate, their runs interleaved."""
-    runs = {candidate.way: candidate.calls(parts) for candidate in built}
-    taken: dict[Candidate, list[list[float]]] = {way: [[] for _ in calls] for way, calls in runs.items()}
-    synchronize = _synchronizer(built)
-    for round_ in range(ROUNDS + 2):
-        for way, calls in runs.items():
-            for times, call in zip(taken[way], calls, strict=True):
-                start = time.perf_counter()
-                call()
-                synchronize()
-                if round_ >= 2:
-                    times.append(time.perf_counter() - start)
-    return {way: [median(times) * 1e3 for times in segments] for way, segments in taken.items()}
-
-
-def _synchronizer(built: Sequence[_Built]) -> Callable[[], None]:
-    if any(candidate.way.device == "cuda" for candidate in built):
-        import torch
-
-        return torch.cuda.synchronize
-    return lambda: None
-
-
-def _reasons(
-    built: Sequence[_Built], times: Mapping[Candidate, Sequence[float]], best: _Built, failures: Sequence[str]
-) -> tuple[str, ...]:
-    lines = [
-        f"{candidate.way}: {sum(times[candidate.way]):.2f} ms{' (chosen)' if candidate is best else ''}"
-        for candidate in built
+def _fastest(built: Sequence[_Built], parts: Cut) -> tuple[_Built, list[float], list[str]]:
+    """The fastest candidate, the milliseconds of its segments, and what was measured in words."""
+    cases = {
+        (one.way, position): call
+        for one in built
+        for position, call in enumerate(segment_calls(one.backend, one.executables, parts))
+    }
+    times = interleaved(cases, built[0].way.device)
+    by_way = {one.way: [times[one.way, position] for position in range(len(parts.segments))] for one in built}
+    best = min(built, key=lambda one: sum(by_way[one.way]))
+    said = [
+        f"{way}: {sum(milliseconds):.2f} ms{' (chosen)' if way == best.way else ''}"
+        for way, milliseconds in by_way.items()
     ]
-    return (*lines, *failures)
+    return best, by_way[best.way], said
+
+
+def due_together(heads: Sequence[str], every: Mapping[str, int]) -> tuple[frozenset[str], ...]:
+    """The sets of at least two heads that their clocks make due on the same frames, the most frequent first."""
+    period = min(math.lcm(*(every.get(head, 1) for head in heads)), LONGEST_PERIOD)
+    due = (frozenset(head for head in heads if frame % every.get(head, 1) == 0) for frame in range(period))
+    found = Counter(together for together in due if len(together) > 1)
+    return tuple(together for together, _ in found.most_common(MOST_FUSED))
+
+
+def _fuse(
+    best: _Built, parts: Cut, normalization: Normalization, sets: Sequence[frozenset[str]]
+) -> tuple[dict[frozenset[str], Stage], list[str]]:
+    """One stage for each set of heads, kept where it is faster than the segments that it replaces."""
+    together = replace(parts, segments=tuple(whole(parts, heads) for heads in sets))
+    executables = best.backend.compile(together, normalization)
+    apart = segment_calls(best.backend, best.executables, parts)
+    kept, said = {}, []
+    calls = segment_calls(best.backend, executables, together)
+    for heads, segment, executable, call in zip(sets, together.segments, executables, calls, strict=True):
+        needed = [apart[at] for at, part in enumerate(parts.segments) if part.heads & heads]
+        times = interleaved({"fused": call, "segments": in_turn(needed)}, best.way.device)
+        chosen = min(times, key=lambda case: times[case])
+        said.append(f"{segment.name}: {times['segments']:.2f} ms by segments, {times['fused']:.2f} ms fused ({chosen})")
+        if chosen == "fused":
+            facts = replace(describe(segment, _heads(parts.graph)), measured_ms=round(times["fused"], 4))
+            kept[heads] = Stage(facts, executable)
+    return kept, said
 
 
 def describe(segment: Segment, heads: Sequence[str]) -> StageFacts:
@@ -142,3 +150,13 @@ def _read_by_last(segment: Segment) -> list[str]:
     """The inputs that the segment's last output depends on."""
     needed = ancestors(segment.graph, [segment.outputs[-1]])
     return [name for name in segment.inputs if name in needed]
+
+
+def _heads(graph: Graph) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(head_of(answer) for answer in graph.outputs))
+
+
+def _separate(graph: Graph) -> int:
+    """Operators that the heads would take if each had the network to itself."""
+    needs = heads_of_nodes(graph)
+    return sum(len(needs[node.name]) for node in graph.nodes if node.op not in ("input", "getitem"))

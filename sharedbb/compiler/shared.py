@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.assemble import assemble, engine_of
-from sharedbb.compiler.choose import candidates
+from sharedbb.compiler.choose import candidates, machine
 from sharedbb.compiler.lower import lower
 from sharedbb.errors import GraphError
 from sharedbb.graph.capture import capture
@@ -115,10 +115,20 @@ class Shared(nn.Module):
         picture = Input(size=(height, width), fit=fit, normalize=normalize)
         settings = Runtime(**runtime)
         ways = candidates(settings)
-        key = cache.key({"graph": _digest(self.graph), "ways": [str(way) for way in ways], "normalize": str(picture)})
+        key = cache.key(
+            {
+                "graph": _digest(self.graph),
+                "ways": [str(way) for way in ways],
+                "input": picture.model_dump(mode="json"),
+                "every": dict(every or {}),
+                "threads": settings.threads,
+                "machine": machine(),
+            }
+        )
         found = compiled.load(key, settings.threads) if use_cache else None
         if found is None:
-            found = lower(self.graph, picture.normalization, ways, settings.threads, separate=self.merged.separate)
+            separate = self.merged.separate
+            found = lower(self.graph, picture.normalization, ways, settings.threads, every or {}, separate)
             if use_cache:
                 compiled.store(key, found)
         heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))

@@ -108,6 +108,24 @@ def cut(graph: Graph) -> Cut:
     return Cut(graph, _in_order(_unique(segments)), dict(graph.outputs))
 
 
+def whole(parts: Cut, heads: Heads) -> Segment:
+    """All that the given heads need, from the picture to their answers, as one segment."""
+    graph = parts.graph
+    answers = {name: node for name, node in graph.outputs.items() if head_of(name) in heads}
+    needed = ancestors(graph, list(answers.values()))
+    nodes = [node for node in graph.nodes if node.name in needed]
+    weights = {found: graph.weights[found] for node in nodes for found in node.weights}
+    outputs = tuple(dict.fromkeys(answers.values()))
+    part = Graph(tuple(nodes), ("input",), {name: name for name in outputs}, weights)
+    return Segment(name_of(heads, graph), part, ("input",), outputs, heads, None)
+
+
+def name_of(heads: Heads, graph: Graph) -> str:
+    """``network`` for all heads, else the heads joined in the order of the outputs."""
+    order = list(_order(graph))
+    return "network" if heads == frozenset(order) else "+".join(sorted(heads, key=order.index)) + " (fused)"
+
+
 def _order(graph: Graph) -> Sequence[str]:
     return tuple(dict.fromkeys(head_of(answer) for answer in graph.outputs))
 

@@ -35,7 +35,7 @@ def reach(graph: Graph, source: str | None = None, dims: tuple[int, int] = (-2, 
     constants = _constants(graph)
     found: dict[str, Reach | Global] = {source: start}
     for node in graph.nodes:
-        if node.name != source and any(name in found for name in node.values):
+        if any(name in found for name in node.values):
             found[node.name] = _of_call(graph, node, found, constants)
     return found
 

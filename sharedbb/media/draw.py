@@ -6,6 +6,7 @@ import colorsys
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ KNOWN: Mapping[str, Color] = {
     "cyclist": (255, 140, 40),
     "edge": (255, 245, 140),
 }
+HUES, TONES = 18, ((0.65, 0.95), (0.85, 0.65), (0.35, 0.9))  # of all others: how many; saturation and value
 AREA_OPACITY = 0.42
 LEAST_SHARE = 0.005  # of the picture that a class must cover to be named
 LEAST_SCORE = 0.3  # of a keypoint that is drawn
@@ -43,8 +45,8 @@ def color_of(name: str) -> Color:
     """The colour of a class, RGB: the same in every picture."""
     if name in KNOWN:
         return KNOWN[name]
-    code = sum((position + 1) * byte for position, byte in enumerate(name.encode("utf-8", "replace")))
-    red, green, blue = colorsys.hsv_to_rgb(code * 0.618034 % 1.0, 0.65, 0.95)
+    turn, tone = divmod(crc32(name.encode("utf-8", "replace")), len(TONES))
+    red, green, blue = colorsys.hsv_to_rgb(turn % HUES / HUES, *TONES[tone])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
@@ -93,7 +95,7 @@ def _outlined(pen: Pen, mask: NDArray[np.uint8], color: Color) -> None:
     cv2.copyTo(cv2.LUT(pen.canvas, tint), mask, pen.canvas)
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=(pen.line + 1) // 2, borderValue=1)
     solid = np.empty_like(pen.canvas)
-    solid[...] = color
+    cv2.rectangle(solid, (0, 0), (pen.width, pen.height), color, cv2.FILLED)  # much faster than assigning
     cv2.copyTo(solid, cv2.subtract(mask, inner), pen.canvas)
 
 

@@ -92,7 +92,9 @@ class Pen:
 
     def fill(self, rect: Rect, color: Color) -> None:
         """A filled rectangle."""
-        self.canvas[max(rect.top, 0) : max(rect.bottom, 0), max(rect.left, 0) : max(rect.right, 0)] = color
+        if rect.left < rect.right and rect.top < rect.bottom:
+            corners = (rect.left, rect.top), (rect.right - 1, rect.bottom - 1)
+            cv2.rectangle(self.canvas, *corners, color, cv2.FILLED)
 
     def label(self, label: Label) -> bool:
         """A text on a plate of its colour at the first of its places that is free; False when none is."""

@@ -22,7 +22,7 @@ from sharedbb.types import Frame, Size
 OPEN_SECONDS, READ_SECONDS = 10.0, 10.0  # without an answer, without data
 RECONNECTS, RECONNECT_SECONDS = 3, 1.0  # how often a live address that breaks off is tried again, and the pause before
 MOST_FAULTS = 100  # packets in a row that cannot be read before a stream is given up
-LEAST_SHOWN = 0.9  # of the time a file should last, and a second less: a file that ends earlier was cut
+LEAST_SHOWN, SLACK_SECONDS = 0.9, 0.5  # of the time a file should last, and less: one that ends earlier was cut
 MOST_FPS = 1000.0  # what claims more does not know its rate
 
 CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
@@ -234,7 +234,7 @@ class _Connection:
                 yield video
         if cut:
             self.broken = self.broken or "its last frame is incomplete"
-        elif self.broken is None and (announced := self._announced()) and end < announced * LEAST_SHOWN - 1:
+        elif self.broken is None and (announced := self._announced()) and end < announced * LEAST_SHOWN - SLACK_SECONDS:
             self.broken = f"its last frame is at {end:.1f} s, and it should last {announced:.1f} s"
 
     def _announced(self) -> float | None:

@@ -122,12 +122,11 @@ class Engine:
     def _execute(self, due: FramePlan, state: StreamState) -> None:
         """Run the planned stages; each reads features where the last one left them."""
         features = state.features
-        for position in due.stages:
-            facts = self.program.stages[position].facts
+        for stage in due.stages:
+            facts, session = stage.facts, state.session(stage)
             with self.profiler.span(facts.name):
-                results = state.sessions[position]([features[name] for name in facts.inputs])
-            for name, feature in zip(facts.outputs, results, strict=True):
-                features[name] = feature
+                results = session([features[name] for name in facts.inputs])
+            features.update(zip(facts.outputs, results, strict=True))
 
     def _decode(self, due: FramePlan, state: StreamState, frame: Frame, geometry: Any) -> None:
         """Turn the raw answers of the heads that ran into outputs in source pixels."""

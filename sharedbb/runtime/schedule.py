@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 
-from sharedbb.program import FramePlan, HeadPlan, Program
+from sharedbb.program import FramePlan, HeadPlan, Program, Stage
 
 
 def plan(
@@ -27,5 +27,5 @@ def _due(heads: Mapping[str, HeadPlan], frame: int, last_run: Mapping[str, tuple
 
 
 @lru_cache(maxsize=256)
-def _stages(program: Program, due: frozenset[str]) -> tuple[int, ...]:
+def _stages(program: Program, due: frozenset[str]) -> tuple[Stage, ...]:
     return program.stages_for(due)

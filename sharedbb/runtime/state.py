@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharedbb.program import Program
+from sharedbb.program import Program, Session, Stage
 from sharedbb.types import Freshness, Output
 
 
 class StreamState:
     """One stream's buffers and memory; nothing in it is shared with another stream.
 
-    ``features`` holds every stage's latest results by name, ``outputs`` every head's latest answer, ``last_run`` the
-    (frame count, timestamp) at which each head last ran, ``frames`` how many frames the stream has seen.
+    ``sessions`` are its own uses of the stages, ``features`` holds every stage's latest results by name, ``outputs``
+    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last ran, ``frames`` how
+    many frames the stream has seen.
     """
 
     def __init__(self, program: Program, name: str) -> None:
         self.name = name
         self.picture = program.device.picture(program.size)
         self.intake = program.intake(self.picture.array)
-        self.sessions = [stage.executable.session() for stage in program.stages]
+        self.sessions: dict[Stage, Session] = {}
         self._intake_of = program.intake
         self.reset()
 
@@ -30,6 +31,13 @@ class StreamState:
         self.outputs: dict[str, Output] = {}
         self.last_run: dict[str, tuple[int, float]] = {}
         self.intake = self._intake_of(self.picture.array)
+
+    def session(self, stage: Stage) -> Session:
+        """This stream's session of a stage, made when the stage first runs."""
+        found = self.sessions.get(stage)
+        if found is None:
+            found = self.sessions[stage] = stage.executable.session()
+        return found
 
     def freshness(self, head: str, timestamp: float) -> Freshness:
         """How old a head's answer is at the frame that is being finished."""

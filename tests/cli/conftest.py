@@ -128,6 +128,9 @@ def program() -> Program:
         },
         device=device,
         intake=intake,
+        fused={
+            frozenset("ab"): Stage(facts("a+b", {"input": ""}, {"p": (2, 12, 20)}, "a b", measured_ms=2.5), decoder)
+        },
         choices=("plain f32 on cpu: 2.75 ms (chosen)", "other f32 on cpu: 3.00 ms"),
         operators=12,
         separate=18,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sharedbb.cli.describe import DESCRIPTION_SCHEMA, amount, describe, dot, head_rows, tree
+from sharedbb.cli.describe import DESCRIPTION_SCHEMA, amount, describe, dot, fused_lines, head_rows, tree
 from sharedbb.program import Program
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
@@ -76,6 +76,14 @@ def test_together_is_every_segment_once(program: Program) -> None:
     assert together["segments"] == ["trunk/4", "trunk/8", "a", "b"]
     assert together["measured_ms"] == 2.75
     assert together["parameters"] == 40
+
+
+def test_heads_that_run_as_one_are_told(program: Program) -> None:
+    description = describe(program)
+    assert description["fused"] == [
+        {"name": "a+b", "heads": ["a", "b"], "replaces": ["trunk/4", "trunk/8", "a", "b"], "measured_ms": 2.5}
+    ]
+    assert list(fused_lines(description)) == ["a, b: 4 segments as one, 2.50 ms"]
 
 
 def test_a_time_that_is_not_known_is_not_made_up(program: Program) -> None:

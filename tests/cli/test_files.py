@@ -45,6 +45,12 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.
         Files(trace=tmp_path / "out.json").check()
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder in which nobody can make a file")
+def test_a_folder_in_which_no_file_can_be_made_is_an_error() -> None:
+    with pytest.raises(SinkError, match=r"cannot write /proc/out\.json: .*; give a file in a folder"):
+        Files(trace=Path("/proc/out.json")).check()
+
+
 def test_the_source_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"film")

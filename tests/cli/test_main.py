@@ -113,9 +113,11 @@ def test_debug_may_stand_anywhere(sharedbb: Callable[..., Any]) -> None:
         assert "Traceback" in sharedbb(*line).err
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    command = [sys.executable, "-c", "from sharedbb.cli.main import main; main()", "schema"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("command", [["schema"], ["--version"], ["--help"], ["check", "no.yaml"]])
+def test_a_reader_that_goes_away_is_no_error(command: list[str]) -> None:
+    """The reader goes before anything is written."""
+    line = [sys.executable, "-c", "from sharedbb.cli.main import main; main()", *command]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -1,0 +1,61 @@
+"""Timing what was compiled, so that choices are made by measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+from typing import Any, TypeVar
+
+from sharedbb.graph.cut import Cut
+from sharedbb.types import Size
+
+ROUNDS = 15  # timed runs of each case, after two to warm up
+
+Call = Callable[[], Any]
+Key = TypeVar("Key")
+
+
+def segment_calls(backend: Any, executables: Any, parts: Cut) -> list[Call]:
+    """One call a segment, on features that the segments before it made from a black picture."""
+    _, _, height, width = parts.graph.by_name["input"].shape
+    features = {"input": backend.picture(Size(height, width)).feature}
+    calls: list[Call] = []
+    for segment, executable in zip(parts.segments, executables, strict=True):
+        session, inputs = executable.session(), [features[name] for name in segment.inputs]
+        features.update(zip(segment.outputs, session(inputs), strict=True))
+        calls.append(partial(session, inputs))
+    return calls
+
+
+def interleaved(cases: Mapping[Key, Call], device: str) -> dict[Key, float]:
+    """Median milliseconds of every case, their runs interleaved, so that what disturbs one disturbs all."""
+    synchronize = _synchronizer(device)
+    taken: dict[Key, list[float]] = {key: [] for key in cases}
+    for round_ in range(ROUNDS + 2):
+        for key, call in cases.items():
+            start = time.perf_counter()
+            call()
+            synchronize()
+            if round_ >= 2:
+                taken[key].append(time.perf_counter() - start)
+    return {key: median(seconds) * 1e3 for key, seconds in taken.items()}
+
+
+def in_turn(calls: list[Call]) -> Call:
+    """All calls, one after another, as one."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def _synchronizer(device: str) -> Call:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.synchronize
+    return lambda: None
