@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from sharedbb.media import Source
     from sharedbb.runtime import Engine
-    from sharedbb.types import FrameResult
 
 FPS = 25.0
 """Of the annotated video where the source does not say."""
@@ -76,7 +75,7 @@ def play(engine: Engine, source: Source, sinks: Sequence[Sink], screen: Screen, 
     """Run the engine over the source and give every result to every sink."""
     counts = [count for count in (max_frames, source.frames) if count is not None]
     progress = Progress(screen.progress, engine.program.name, min(counts, default=None), quiet=screen.quiet)
-    results = cast("Generator[FrameResult, None, None]", engine.stream(source, max_frames=max_frames))
+    results = engine.stream(source, max_frames=max_frames)
     with progress, closing(results):
         for result in between(results):
             for sink in sinks:

@@ -148,7 +148,7 @@ class PictureSource:
             yield Frame.of(picture, index=index, timestamp=index / PICTURES_PER_SECOND)
             index += 1
         if index == 0:
-            reason = f"none of its {self.skipped} pictures can be read" if self.skipped else "there are no pictures"
+            reason = f"not a single picture can be read ({self.skipped} damaged)" if self.skipped else "no pictures in it"
             raise SourceError(f"{self.name}: {reason}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -23,6 +24,7 @@ OPEN_SECONDS, READ_SECONDS = 10.0, 10.0  # without an answer, without data
 RECONNECTS, RECONNECT_SECONDS = 3, 1.0  # how often a live address that breaks off is tried again, and the pause before
 MOST_FAULTS = 100  # packets in a row that cannot be read before a stream is given up
 LEAST_SHOWN, SLACK_SECONDS = 0.9, 0.5  # of the time a file should last, and less: one that ends earlier was cut
+MOST_THREADS = 4  # of a decoder; each may hold a frame, and damage among the last frames takes those with it
 MOST_FPS = 1000.0  # what claims more does not know its rate
 
 CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
@@ -184,6 +186,7 @@ class _Connection:
             self._container.close()
             raise
         self._stream.codec_context.thread_type = thread_type
+        self._stream.codec_context.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
         self.format = self._container.format.name
 
     def close(self) -> None:

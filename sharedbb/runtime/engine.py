@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -70,7 +70,9 @@ class Engine:
         state.frames += 1
         return result
 
-    def stream(self, source: Any, *, name: str = "main", max_frames: int | None = None) -> Iterator[FrameResult]:
+    def stream(
+        self, source: Any, *, name: str = "main", max_frames: int | None = None
+    ) -> Generator[FrameResult, None, None]:
         """Results for every frame of a source, decoded ahead in a thread of its own.
 
         ``source``: whatever ``sharedbb.open_source`` takes, or an iterable of pictures. A live source drops its oldest
