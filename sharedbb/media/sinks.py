@@ -26,7 +26,7 @@ QUALITY = {"crf": "20", "preset": "veryfast"}
 FRAGMENTS = {"movflags": "hybrid_fragmented+delay_moov", "flush_packets": "1"}
 CONTAINERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ".m4v": ("mp4", FRAGMENTS),
-    ".mkv": ("matroska", {"flush_packets": "1"}),
+    ".mkv": ("matroska", {"cluster_time_limit": str(round(SECONDS_AT_RISK * 1000)), "flush_packets": "1"}),
     ".mov": ("mov", FRAGMENTS),
     ".mp4": ("mp4", FRAGMENTS),
 }

@@ -148,7 +148,9 @@ class PictureSource:
             yield Frame.of(picture, index=index, timestamp=index / PICTURES_PER_SECOND)
             index += 1
         if index == 0:
-            reason = f"not a single picture can be read ({self.skipped} damaged)" if self.skipped else "no pictures in it"
+            reason = (
+                f"not a single picture can be read ({self.skipped} damaged)" if self.skipped else "no pictures in it"
+            )
             raise SourceError(f"{self.name}: {reason}")
 
 

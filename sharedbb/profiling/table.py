@@ -21,9 +21,9 @@ def stage_table(summary: Summary) -> Table:
     table = Table(title=Text(headline(summary)), title_style="bold", title_justify="left", caption_justify="left")
     table.add_column("stage", no_wrap=True, overflow="ellipsis", min_width=12)
     for name in ("p50 ms", "p95 ms", "p99 ms"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("of the frame", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+    table.add_column("share", justify="right", no_wrap=True, min_width=7)
+    table.add_column("of the frame", max_width=24)
     for name, stage in summary.stages.items():
         _add_stage(table, name, stage)
     latency = summary.latency
@@ -54,8 +54,8 @@ def _add_stage(table: Table, name: str, stage: StageSummary) -> None:
     from rich.text import Text
 
     share, bar = (
-        ("beside", Text("runs at the same time", style="dim"))
+        ("outside", Text(""))
         if stage.background
-        else (f"{stage.share:.1%}", ProgressBar(total=1.0, completed=stage.share, width=24))
+        else (f"{stage.share:.1%}", ProgressBar(total=1.0, completed=stage.share))
     )
     table.add_row(Text(name), f"{stage.p50_ms:.2f}", f"{stage.p95_ms:.2f}", f"{stage.p99_ms:.2f}", share, bar)

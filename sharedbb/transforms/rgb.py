@@ -63,7 +63,7 @@ class RgbIntake:
             shrinks = width < pixels.shape[1] * AREA_BELOW
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
-        return pixels if frame.order == "rgb" else pixels[..., ::-1]
+        return pixels if frame.order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
 
     def _from_video(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
         if self._reformatter is None:
