@@ -10,7 +10,7 @@ import openvino as ov
 import sharedbb as sb
 from benchmarks import networks
 from benchmarks.timing import Timing, interleaved, keep, rows, show
-from sharedbb.runtime.schedule import plan
+from sharedbb.runtime.schedule import Moment, plan
 
 TYPES = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}
 
@@ -38,7 +38,7 @@ def main() -> None:
 
     state = engine.state()
     state.picture.array[...] = picture
-    everything = plan(engine.program, 0, {})
+    everything = plan(engine.program, Moment(0, 0.0, {}))
     cases = {
         "engine, segments and heads": lambda: engine._execute(everything, state),
         "hand-merged, one OpenVINO model": networks.openvino_call(merged, precision, picture),

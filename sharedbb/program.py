@@ -118,13 +118,16 @@ class Stage:
 class HeadPlan:
     """One head: when it runs, which features are its raw answers, how they become an output.
 
-    ``answers`` maps the decoder's names to features.
+    ``answers`` maps the decoder's names to features. ``every``, ``max_age_ms`` and ``priority`` are its clock, as in a
+    pipeline.
     """
 
     name: str
     answers: Mapping[str, str]
     decoder: Decoder
     every: int = 1
+    max_age_ms: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +149,11 @@ class Program:
     fused: Mapping[frozenset[str], Stage] = field(default_factory=dict)
     queue: int = 4
     when_late: Literal["drop_oldest", "wait"] = "drop_oldest"
+    deadline_ms: float | None = None
     choices: tuple[str, ...] = ()
     operators: int = 0
     separate: int = 0
+    _stages: dict[frozenset[str], tuple[Stage, ...]] = field(default_factory=dict, repr=False)
 
     def segments_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
         """The segments that the given heads need, in execution order."""
@@ -156,13 +161,21 @@ class Program:
 
     def stages_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
         """What to run for the given heads: their segments, or the one stage that is faster."""
-        fused = self.fused.get(heads)
-        return (fused,) if fused is not None else self.segments_for(heads)
+        if heads not in self._stages:
+            fused = self.fused.get(heads)
+            self._stages[heads] = (fused,) if fused is not None else self.segments_for(heads)
+        return self._stages[heads]
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """What one frame will run: the heads that are due, and the stages that they need, in order."""
+    """What one frame will run: the heads that are due, and the stages that they need, in order.
+
+    ``dropped`` are heads whose turn it was and for which the deadline left no time. ``predicted_ms`` is the time the
+    stages took when they were compiled, 0 where that was not measured.
+    """
 
     due: tuple[str, ...]
     stages: tuple[Stage, ...]
+    dropped: tuple[str, ...] = ()
+    predicted_ms: float = 0.0

@@ -203,14 +203,13 @@ class Freshness:
     """How old one head's answer is, and why.
 
     ``ran`` says whether the head ran on this very frame; ``age_frames`` and ``age_ms`` count since it last did.
-    ``why`` is one of ``full``, ``reused``, ``skipped``; ``error`` is the last audited share of changed answers, if any.
+    ``why`` is ``full`` (it ran), ``reused`` (it was not its turn) or ``dropped`` (the deadline left no time).
     """
 
     ran: bool
     age_frames: int
     age_ms: float
     why: str
-    error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -219,7 +218,6 @@ class Freshness:
             "age_frames": self.age_frames,
             "age_ms": round(self.age_ms, 3),
             "why": self.why,
-            "error": self.error,
         }
 
 

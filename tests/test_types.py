@@ -155,5 +155,5 @@ def test_a_result_is_a_mapping_that_becomes_one_json_line() -> None:
         "width": 6,
         "height": 4,
         "heads": {"scene": {"value": 3}},
-        "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full", "error": None}},
+        "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full"}},
     }

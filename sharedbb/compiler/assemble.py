@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.compiled import Compiled
 from sharedbb.profiling import NullProfiler, Profiler
-from sharedbb.program import Decoder, HeadPlan, Program
+from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKENDS, HEADS, resolve
 from sharedbb.runtime import Engine
-from sharedbb.spec import Input, Pipeline, Schedule
+from sharedbb.spec import Head, Input, Pipeline, Schedule
 from sharedbb.transforms import RgbIntake
 
 ARTIFACT = ".sbb"
@@ -40,36 +41,32 @@ def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profi
         found = _build(pipeline, ways)
         if cached:
             compiled.store(name, found)
-    decoders = {head: resolve(HEADS[spec.type].decoder)(spec) for head, spec in pipeline.heads.items()}
-    every = {head: spec.every for head, spec in pipeline.heads.items()}
-    program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, decoders, every)
-    return engine_of(program, profile)
+    heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
+    return engine_of(assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads), profile)
 
 
-def assemble(
-    name: str,
-    picture: Input,
-    schedule: Schedule,
-    found: Compiled,
-    decoders: Mapping[str, Decoder],
-    every: Mapping[str, int],
-) -> Program:
-    """The frozen program of what was compiled."""
-    parts: dict[str, dict[str, str]] = {head: {} for head in decoders}
+def _head_plan(name: str, spec: Head) -> HeadPlan:
+    decoder = resolve(HEADS[spec.type].decoder)(spec)
+    return HeadPlan(name, {}, decoder, spec.every, spec.max_age_ms, spec.priority)
+
+
+def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, heads: Mapping[str, HeadPlan]) -> Program:
+    """The frozen program of what was compiled; the plans' ``answers`` are filled in here."""
+    parts: dict[str, dict[str, str]] = {head: {} for head in heads}
     for answer, feature in found.answers.items():
         head, _, part = answer.partition(".")
         parts[head][part or "output"] = feature
-    heads = {head: HeadPlan(head, parts[head], decoder, every.get(head, 1)) for head, decoder in decoders.items()}
     return Program(
         name=name,
         size=picture.network_size,
         stages=found.stages,
         fused=found.fused,
-        heads=heads,
+        heads={head: replace(plan, answers=parts[head]) for head, plan in heads.items()},
         device=found.backend,
         intake=partial(RgbIntake, fit=picture.fit, normalization=picture.normalization),
         queue=schedule.queue,
         when_late=schedule.when_late,
+        deadline_ms=schedule.deadline_ms,
         choices=found.choices,
         operators=found.operators,
         separate=found.separate,

@@ -20,7 +20,7 @@ from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
 from sharedbb.outputs import raw_decoder
-from sharedbb.program import Decoder
+from sharedbb.program import Decoder, HeadPlan
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Runtime, Schedule
 from sharedbb.types import Fit
@@ -132,8 +132,9 @@ class Shared(nn.Module):
             if use_cache:
                 compiled.store(key, found)
         heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
-        given = {head: (decoders or {}).get(head) or raw_decoder() for head in heads}
-        return engine_of(assemble(name, picture, Schedule(), found, given, every or {}), profile)
+        clocks, known = every or {}, decoders or {}
+        plans = {head: HeadPlan(head, {}, known.get(head) or raw_decoder(), clocks.get(head, 1)) for head in heads}
+        return engine_of(assemble(name, picture, Schedule(), found, plans), profile)
 
     def _picture_size(self) -> tuple[int, int]:
         shape = self.graph.by_name[self.graph.inputs[0]].shape

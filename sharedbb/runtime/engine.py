@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from sharedbb.errors import FrameError
 from sharedbb.profiling import NullProfiler, Profiler, Summary
@@ -16,6 +16,9 @@ from sharedbb.runtime.streams import Prefetch
 from sharedbb.types import ColorOrder, Frame, FrameResult
 
 OpenSource = Callable[[Any], Any]
+
+# What the profiler counts of a head, by why its answer is as old as it is.
+EVENTS: Mapping[str, Literal["ran", "reused", "dropped"]] = {"full": "ran", "reused": "reused", "dropped": "dropped"}
 
 
 def _closing(source: Any) -> AbstractContextManager[Any]:
@@ -60,13 +63,13 @@ class Engine:
         profiler = self.profiler
         with profiler.frame(stream, frame.index):
             with profiler.span("transform"):
-                geometry = state.intake(frame)
+                state.take_in(frame)
                 self.program.device.upload(state.picture)
             with profiler.span("plan"):
-                due = plan(self.program, state.frames, state.last_run, self._known(heads))
+                due = plan(self.program, state.moment(frame.timestamp), self._known(heads))
             self._execute(due, state)
-            self._decode(due, state, frame, geometry)
-            result = self._result(state, frame, geometry)
+            self._decode(due, state, frame)
+            result = self._result(due, state, frame)
         state.frames += 1
         return result
 
@@ -124,23 +127,25 @@ class Engine:
     def _execute(self, due: FramePlan, state: StreamState) -> None:
         """Run the planned stages; each reads features where the last one left them."""
         features = state.features
+        start = time.perf_counter()
         for stage in due.stages:
             facts, session = stage.facts, state.session(stage)
             with self.profiler.span(facts.name):
                 results = session([features[name] for name in facts.inputs])
             features.update(zip(facts.outputs, results, strict=True))
+        state.keep_pace(due.predicted_ms, (time.perf_counter() - start) * 1e3)
 
-    def _decode(self, due: FramePlan, state: StreamState, frame: Frame, geometry: Any) -> None:
+    def _decode(self, due: FramePlan, state: StreamState, frame: Frame) -> None:
         """Turn the raw answers of the heads that ran into outputs in source pixels."""
         with self.profiler.span("decode"):
             for name in due.due:
                 head = self.program.heads[name]
                 raw = {part: self.program.device.answer(state.features[at]) for part, at in head.answers.items()}
-                state.outputs[name] = head.decoder(raw, geometry)
+                state.outputs[name] = head.decoder(raw, state.geometry)
                 state.last_run[name] = (state.frames, frame.timestamp)
 
-    def _result(self, state: StreamState, frame: Frame, geometry: Any) -> FrameResult:
-        freshness = {name: state.freshness(name, frame.timestamp) for name in state.outputs}
+    def _result(self, due: FramePlan, state: StreamState, frame: Frame) -> FrameResult:
+        freshness = {name: state.freshness(name, frame.timestamp, due.dropped) for name in state.outputs}
         for name, fresh in freshness.items():
-            self.profiler.head(name, "ran" if fresh.ran else "reused")
-        return FrameResult(frame, geometry, dict(state.outputs), freshness, state.name)
+            self.profiler.head(name, EVENTS[fresh.why])
+        return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name)

@@ -30,6 +30,7 @@ from sharedbb.spec.faults import (
     shown,
 )
 from sharedbb.spec.parts import (
+    Above,
     AtLeast,
     Backbone,
     Channels,
@@ -81,6 +82,13 @@ class Head(Spec):
 
     every: Count = 1
     """Run on every n-th frame and keep the answer in between, at least 1."""
+
+    max_age_ms: Above | None = None
+    """Oldest that the answer may be on any frame, in milliseconds of the stream's time: older, and the head runs
+    whatever the deadline; null for no limit."""
+
+    priority: Whole = 0
+    """Who goes first when the deadline is too short for all whose turn it is: the highest number."""
 
 
 class SegmentationHead(Head):

@@ -142,6 +142,7 @@ Whole = Annotated[int, Strict()]
 Count = Annotated[Whole, Field(ge=1)]
 Channels = Annotated[Whole, Field(ge=1, le=4096)]
 Number = Annotated[float, Strict()]
+Above = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Flag = Annotated[bool, Strict()]
 
@@ -258,6 +259,10 @@ class Schedule(Spec):
     when_late: Literal["drop_oldest", "wait"] = "drop_oldest"
     """What a live source does when the queue is full: `drop_oldest` drops and counts the oldest frame, `wait` holds the
     source up. Files always wait."""
+
+    deadline_ms: Above | None = None
+    """Milliseconds that the networks of one frame may take: heads that do not fit in wait for a later frame; null for
+    no deadline."""
 
 
 class Runtime(Spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,43 @@ def test_a_frame_of_another_size_midway(program: Program) -> None:
         assert (result.geometry.source.height, result.geometry.source.width) == size
 
 
+def test_answers_to_another_size_are_not_handed_on(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    engine.step(grey(10))
+    assert not engine.step(grey(20)).freshness["slow"].ran
+    larger = engine.step(np.full((64, 64, 3), 30, np.uint8))
+    assert larger.freshness["slow"].ran
+    assert larger["slow"].value == 61
+    asked = engine.step(grey(5), heads=["fast"])
+    assert set(asked) == {"fast"}
+
+
+def test_a_deadline_drops_heads_and_says_so(program: Program, grey: Grey) -> None:
+    costs = {"trunk": 4.0, "middle": 3.0, "fast": 1.0, "slow": 1.0}
+    stages = tuple(replace(s, facts=replace(s.facts, measured_ms=costs[s.facts.name])) for s in program.stages)
+    heads = {name: replace(head, every=1) for name, head in program.heads.items()}
+    heads = {"fast": replace(heads["fast"], priority=1), "slow": replace(heads["slow"], max_age_ms=250.0)}
+    tight = replace(program, stages=stages, heads=heads, deadline_ms=6.0, _stages={})
+    engine = Engine(tight, profiler=Profiler())
+    engine.state().keep_pace = lambda *_: None
+    results = [engine.step(grey(i), timestamp=0.1 * i) for i in range(8)]
+    assert [result.freshness["slow"].why for result in results] == ["full", "dropped", "dropped"] * 2 + [
+        "full",
+        "dropped",
+    ]
+    assert max(result.freshness["slow"].age_ms for result in results) <= 250
+    assert engine.profile.heads["slow"].dropped == 5
+
+
+def test_the_pace_follows_what_frames_take(program: Program) -> None:
+    state = Engine(program).state()
+    for _ in range(100):
+        state.keep_pace(2.0, 6.0)
+    assert state.pace == pytest.approx(3.0, rel=0.01)
+    state.keep_pace(0.0, 5.0)
+    assert state.pace == pytest.approx(3.0, rel=0.01)
+
+
 def test_a_stream_gives_every_frame_of_a_source_in_order(program: Program, grey: Grey) -> None:
     frames = [Frame.of(grey(i), index=i, timestamp=i / 10) for i in range(20)]
     profiler = Profiler()
@@ -131,7 +169,7 @@ def test_reset_forgets_everything(program: Program, grey: Grey) -> None:
     """Every attribute that a step changes is back at its first value."""
     engine = Engine(program)
     state = engine.state()
-    before = {name: getattr(state, name) for name in ("frames", "outputs", "last_run")}
+    before = {name: getattr(state, name) for name in ("frames", "outputs", "last_run", "pace")}
     before = {name: value.copy() if isinstance(value, dict) else value for name, value in before.items()}
     features = set(state.features)
     engine.step(grey(3))

@@ -57,7 +57,14 @@ def test_types_and_defaults_are_pinned(spec: type[Head]) -> None:
     words = {WORDS[spec]: ("car", "person")} if spec in WORDS else {}
     head = read_head(_fields(spec), OFFER)
     assert type(head) is spec
-    assert head.model_dump() == {"taps": (4, 16), "every": 1, **PINNED[spec], **words}
+    assert head.model_dump() == {
+        "taps": (4, 16),
+        "every": 1,
+        "max_age_ms": None,
+        "priority": 0,
+        **PINNED[spec],
+        **words,
+    }
 
 
 def test_every_built_in_type_leads_to_a_class_with_that_type() -> None:

@@ -110,7 +110,7 @@ TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding
         (
             "taps: [4, 16]",
             "tap: [4, 16]",
-            "7:5: heads.road.tap: unknown field; did you mean 'taps'? (known: type, taps, every, classes, channels)",
+            "7:5: heads.road.tap: unknown field; did you mean 'taps'? (known: type, taps, every, max_age_ms, priority, classes, channels)",
         ),
         (
             "taps: [4, 16]",
@@ -249,7 +249,10 @@ def odd() -> Any:
             "sides: x",
             "heads.deep.sides: input should be a valid integer, unable to parse string as an integer, got 'x'",
         ),
-        ("side: 5", "heads.deep.side: unknown field; did you mean 'sides'? (known: type, taps, every, sides, when,"),
+        (
+            "side: 5",
+            "heads.deep.side: unknown field; did you mean 'sides'? (known: type, taps, every, max_age_ms, priority, sides, when,",
+        ),
     ],
 )
 def test_checks_of_a_registered_head_read_the_same(fields: str, problem: str) -> None:

@@ -29,7 +29,7 @@ def test_the_defaults_are_pinned() -> None:
     assert Backbone(arch="resnet18").model_dump() == {"arch": "resnet18", "weights": None}
     assert Fpn().model_dump() == {"type": "fpn", "channels": 64, "strides": (4, 8, 16, 32)}
     assert Reuse().model_dump() == {"mode": "off"}
-    assert Schedule().model_dump() == {"queue": 4, "when_late": "drop_oldest"}
+    assert Schedule().model_dump() == {"queue": 4, "when_late": "drop_oldest", "deadline_ms": None}
     assert Runtime().model_dump() == {
         "device": "auto",
         "backend": "auto",
