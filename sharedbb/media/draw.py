@@ -155,7 +155,7 @@ def _depth(pen: Pen, answer: DepthMap) -> list[Label]:
     if min(width, height) < 8 or top + height + pen.line_height > pen.height:
         return []
     rows, columns = axes(answer.geometry, *answer.cells.shape)
-    metres = np.nan_to_num(answer.cells[rows.cells, columns.cells], )
+    metres = np.nan_to_num(answer.cells[rows.cells, columns.cells], nan=FARTHEST, posinf=FARTHEST, neginf=NEAREST)
     log = np.log(cv2.resize(metres, (width, height), interpolation=cv2.INTER_LINEAR).clip(NEAREST, FARTHEST))
     low, high = float(log.min()), float(log.max())
     nearness = np.rint((high - log) / max(high - low, 1e-6) * 255).astype(np.uint8)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from sharedbb.errors import SinkError
@@ -53,7 +53,7 @@ class VideoSink:
         if self._rate == 0:
             raise SinkError(f"cannot write {path} at {fps} frames a second; the rate must be above 0, at most 1000")
         self._stream: Any = None
-        self._reformatter = VideoReformatter()
+        self._reformatter: Any = VideoReformatter()  # the stub does not know names
         self._failed = False
         format_, options = CONTAINERS[self.path.suffix.lower()]
         try:
@@ -82,11 +82,10 @@ class VideoSink:
         keyframes = {"g": str(max(1, math.ceil(self._rate * SECONDS_AT_RISK)))}
         stream = self._container.add_stream("libx264", rate=self._rate, options=QUALITY | keyframes)
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
-        stream.codec_context.time_base = 1 / self._rate
-        stream.codec_context.colorspace = 1  # BT.709 in the numbers of H.273, as the two below
-        stream.codec_context.color_primaries = ColorPrimaries.BT709
-        stream.codec_context.color_trc = ColorTrc.BT709
-        stream.codec_context.color_range = ColorRange.MPEG
+        context = stream.codec_context
+        context.time_base = 1 / self._rate
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, in the numbers of H.273
+        context.color_range = 1  # 16 to 235, in FFmpeg's
         self._stream = stream
 
     def _coded(self, picture: NDArray[np.uint8]) -> av.VideoFrame:
@@ -97,8 +96,8 @@ class VideoSink:
         frame = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
             format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
+            dst_colorspace="ITU709",
+            dst_color_range="MPEG",
         )
         frame.pts = self.frames
         return frame

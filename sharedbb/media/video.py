@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import av
 import av.error
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from sharedbb.errors import SourceError
@@ -36,6 +35,7 @@ CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
 
 TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
 CAMERA_OVER_HTTP = "mpjpeg"
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC; PyAV tells it from version 15 on
 
 
 class VideoSource:
@@ -305,7 +305,7 @@ class _Clock:
 
 def _video_stream(name: str, streams: av.container.streams.StreamContainer) -> VideoStream:
     """The first video stream that is not a cover picture. Raises SourceError when none can be decoded."""
-    moving = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
+    moving = [stream for stream in streams.video if not int(getattr(stream, "disposition", 0)) & COVER]
     if not moving:
         kinds = ", ".join(sorted({stream.type for stream in streams if stream not in streams.video})) or "nothing"
         raise SourceError(f"{name} has no video stream, only {kinds}")

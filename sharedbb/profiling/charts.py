@@ -68,8 +68,8 @@ def _timeline_row(row: list[SpanRecord], frame: SpanRecord, depth: int, lines: s
     whole = max(frame.duration, 1)
     timed = [span for span in row if span.kind == "stage"]
     rects = "".join(
-        f'<rect class="{style_of(span.why)}" x="{(span.start - frame.start) * 100 / whole:.3f}%" y="5" height="14" rx="2"'
-        f' width="{max(span.duration * 100 / whole, 0.15):.3f}%"><title>{escaped(_hover(span, frame))}</title></rect>'
+        f'<rect class="{style_of(span.why)}" x="{(span.start - frame.start) * 100 / whole:.3f}%" y="5" height="14"'
+        f' rx="2" width="{max(span.duration * 100 / whole, 0.15):.3f}%"><title>{escaped(_hover(span, frame))}</title></rect>'
         for span in timed
     )
     name, took = row[0].stage, sum(span.duration for span in timed)
@@ -182,7 +182,7 @@ def _fewer(timeline: Sequence[Bucket]) -> list[Bucket]:
     for first in range(0, len(timeline), group):
         part = timeline[first : first + group]
         merged.append(
-            Bucket(part[0].start, sum(b.count for b in part), sum(b.total for b in part), max(b.largest for b in part))
+            Bucket(part[0].start, sum(b.number for b in part), sum(b.total for b in part), max(b.largest for b in part))
         )
     return merged
 
@@ -211,7 +211,8 @@ def _x_axis(low: float, high: float, unit: str) -> str:
     for at in ticks(low, high):
         place = (at - low) / (high - low) if high > low else 0.5
         labels.append(
-            f'<text x="{place * 100:.3f}%" y="{bottom + 18}" text-anchor="{_anchor(place)}">{tick_label(at)} {unit}</text>'
+            f'<text x="{place * 100:.3f}%" y="{bottom + 18}" text-anchor="{_anchor(place)}">'
+            f"{tick_label(at)} {unit}</text>"
         )
     return f'<g class="base"><line x2="100%" y1="{bottom}" y2="{bottom}"></line></g>{"".join(labels)}'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ class CudaClock:
 
         if not torch.cuda.is_available():
             raise BackendError("clock 'cuda' needs a CUDA device and torch sees none; use clock='host'")
-        self._new = torch.cuda.Event
+        self._new: Callable[..., torch.cuda.Event] = torch.cuda.Event
         self._free: list[torch.cuda.Event] = []
         self._anchor = self.stamp()
         self._anchor.synchronize()

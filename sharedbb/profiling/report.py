@@ -68,7 +68,7 @@ def write_report(
 
 _STAGES_NOTE = (
     "Share is a stage's own part of all frames' time, nested stages not counted; times include them. "
-    "Stages beside the frames run at the same time in threads of their own."
+    "Stages outside of frames run between them and have no share."
 )
 _HEADS_NOTE = "On how many frames a head was computed, gave an earlier answer again, or gave none."
 
@@ -156,8 +156,8 @@ def _stages(summary: Summary) -> str:
             + "</tr>"
         )
     return (
-        '<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="col" class="share">Share of the frame</th>'
-        '<th scope="col">p50 ms</th><th scope="col">p95 ms</th><th scope="col">p99 ms</th>'
+        '<table class="stages"><thead><tr><th scope="col">Stage</th>'
+        '<th scope="col" class="share">Share of the frame</th><th scope="col">p50 ms</th><th scope="col">p95 ms</th><th scope="col">p99 ms</th>'
         '<th scope="col" class="wide">mean ms</th><th scope="col" class="wide">count</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
@@ -165,7 +165,7 @@ def _stages(summary: Summary) -> str:
 
 def _stage_row(name: str, stage: StageSummary, whys: Mapping[str, int]) -> str:
     if stage.background:
-        share = '<td class="share">beside the frames</td>'
+        share = '<td class="share">outside of frames</td>'
     else:
         bar = charts.bar([(stage.share, "full")], f"{name}: {percent(stage.share)} of the frame")
         share = _share_cell(stage.share, bar)

@@ -61,14 +61,14 @@ class Bucket(NamedTuple):
     """Some neighbouring values of a timeline: when the first began (ns), how many, their sum and their largest."""
 
     start: int
-    count: int
+    number: int
     total: float
     largest: float
 
     @property
     def mean(self) -> float:
         """Mean of the bucket's values."""
-        return self.total / self.count
+        return self.total / self.number
 
 
 class Timeline:
@@ -91,7 +91,7 @@ class Timeline:
         bucket = Bucket(start, 1, value, value)
         if self._open is not None:
             bucket = _joined(self._open, bucket)
-        if bucket.count < self._per_bucket:
+        if bucket.number < self._per_bucket:
             self._open = bucket
             return
         self._open = None
@@ -110,5 +110,5 @@ class Timeline:
 
 def _joined(first: Bucket, second: Bucket) -> Bucket:
     return Bucket(
-        first.start, first.count + second.count, first.total + second.total, max(first.largest, second.largest)
+        first.start, first.number + second.number, first.total + second.total, max(first.largest, second.largest)
     )

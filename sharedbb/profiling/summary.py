@@ -33,7 +33,7 @@ class StageSummary:
     """One stage: how often it ran, how long it took in ms, and its part of all frames' time.
 
     Times include nested stages, ``share`` (0–1) does not: shares add up to at most 1. A ``background`` stage ran
-    outside of frames, at the same time as they did, and has no share.
+    outside of frames (between them) and has no share.
     """
 
     count: int
@@ -97,7 +97,7 @@ def _rounded(tree: Any) -> Any:
 
 @cache
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about speed, those that are installed; imports none of them."""
+    """Versions of Python and of the installed packages that decide about speed; imports none of them."""
     versions = {"python": platform.python_version()}
     for package in _VERSIONED:
         try:
@@ -158,7 +158,7 @@ _STAGE = _object(
         "count": _count("spans recorded"),
         **_TIMES,
         "share": {**_number("part of all frames' time, nested stages not counted"), "maximum": 1},
-        "background": {"type": "boolean", "description": "ran beside the frames, not inside them; its share is 0"},
+        "background": {"type": "boolean", "description": "ran outside of frames, between them; its share is 0"},
     },
     "one stage; times in ms, nested stages included",
 )

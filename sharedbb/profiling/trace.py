@@ -51,7 +51,7 @@ def _thread(span: SpanRecord, tracks: dict[tuple[str, str], int]) -> int:
     name = _track(span)
     if span.kind != "background":
         return tracks.setdefault((span.stream, name), _FIXED_TRACKS.index(name))
-    return tracks.setdefault((span.stream, f"beside: {name}"), len(_FIXED_TRACKS) + len(tracks))
+    return tracks.setdefault((span.stream, f"outside of frames: {name}"), len(_FIXED_TRACKS) + len(tracks))
 
 
 def _event(span: SpanRecord, begin: int, process: int, thread: int) -> dict[str, Any]:

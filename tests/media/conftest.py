@@ -38,7 +38,8 @@ def scene() -> Callable[..., Image]:
 def clip(tmp_path_factory: pytest.TempPathFactory, scene: Callable[..., Image]) -> Clip:
     """Encodes the scene: ``clip(".mp4", "libx264", "yuv420p", frames=30, size=(64, 96), ...)`` gives a path.
 
-    ``coder`` are options of the encoder, ``container`` of the muxer. The same arguments give the same file.
+    ``coder`` are options of the encoder, ``container`` of the muxer, ``first`` is the first frame's time in frames. The
+    same arguments give the same file.
     """
     made: dict[Any, Path] = {}
     folder = tmp_path_factory.mktemp("clips")
@@ -53,8 +54,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory, scene: Callable[..., Image]) 
         noise: int = 0,
         coder: tuple[tuple[str, str], ...] = (),
         container: tuple[tuple[str, str], ...] = (),
+        first: int = 0,
     ) -> Path:
-        key = (suffix, codec, pixels, frames, size, noise, coder, container)
+        key = (suffix, codec, pixels, frames, size, noise, coder, container, first)
         if key in made:
             return made[key]
         path = made[key] = folder / f"{len(made)}{suffix}"
@@ -65,7 +67,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, scene: Callable[..., Image]) 
             for index in range(frames):
                 picture = av.VideoFrame.from_ndarray(scene(index, *size, noise), format="rgb24")
                 frame = picture.reformat(format=pixels)
-                frame.pts, frame.time_base = index, Fraction(1, 25)
+                frame.pts, frame.time_base = first + index, Fraction(1, 25)
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
         return path

@@ -119,10 +119,14 @@ class TestAreas:
 
     def test_an_answer_to_an_earlier_frame_of_another_size(self) -> None:
         classes = segmentation(Size(90, 100), halves() * 2, "sky", "road", "tree")
-        drawn = draw(result(grey(), surface=classes, edges=segmentation(Size(7, 7), halves(), "inside", "edge")))
-        assert drawn.shape == (180, 320, 3)
-        expected = 100 * (1 - AREA_OPACITY) + np.array(KNOWN["sky"]) * AREA_OPACITY
-        assert np.abs(drawn[50, 20] - expected).max() <= 1
+        edges = segmentation(Size(7, 7), halves(), "inside", "edge")
+        assert draw(result(grey(), surface=classes, edges=edges)).shape == (180, 320, 3)
+        drawn = draw(result(grey(), surface=classes))[:120]
+        left, right = (100 * (1 - AREA_OPACITY) + np.array(KNOWN[name]) * AREA_OPACITY for name in ("sky", "tree"))
+        assert np.abs(drawn[:, :159] - left).max() <= 1
+        assert np.abs(drawn[:, 162:] - right).max() <= 1
+        colours = {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()}
+        assert len(colours) == 2  # nothing of the class between them
 
 
 class TestBoxes:
@@ -223,7 +227,7 @@ class TestDepth:
         light = drawn[rows, columns].astype(int).sum(-1)[2:40, 10:-10].mean(1)
         assert (np.diff(light) < 6).all()
         assert light[0] > light[-1] + 200
-        assert (drawn[:120, : columns.start] == 100).all()
+        assert (drawn[: rows.stop, : columns.start] == 100).all()
 
     def test_it_says_how_near_and_how_far(self) -> None:
         def plate(near: float, far: float) -> Image:
@@ -248,6 +252,12 @@ class TestDepth:
         assert (draw(result(grey(), depth=depth(Size(180, 320), cells)))[:120, 250:] != 100).any()
         cells[:5] = 3.0
         assert (draw(result(grey(), depth=depth(Size(180, 320), cells)))[:120, 250:] != 100).any()
+
+    def test_what_is_not_known_counts_as_far(self) -> None:
+        cells = np.where(halves() == 0, 5.0, np.nan)
+        rows, columns = self.inset(drawn := draw(result(grey(), depth=depth(Size(180, 320), cells))))
+        light = drawn[rows, columns].astype(int).sum(-1)[10:30]
+        assert light[:, 10:30].mean() > light[:, -30:-10].mean() + 300
 
 
 def test_words_along_the_lower_edge() -> None:

@@ -236,11 +236,32 @@ def test_a_source_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
     assert source.closed.is_set()
 
 
-def test_an_iterator_that_is_no_generator_is_left_open() -> None:
-    given = iter([frame(0), frame(1), frame(2)])
+def test_a_generator_is_closed_also_when_somebody_else_holds_it() -> None:
+    given = iter(Steps(10))
     with Prefetch(given, 1, "wait") as frames:
         assert next(iter(frames)).index == 0
-    assert len(list(given)) <= 1  # one was taken, one was ahead, perhaps one in hand
+    assert list(given) == []
+
+
+def test_other_iterators_are_left_open() -> None:
+    class Camera:
+        """A source that is its own iterator, and somebody else's to close."""
+
+        closed = False
+
+        def __iter__(self) -> Iterator[Frame]:
+            return self
+
+        def __next__(self) -> Frame:
+            return frame(0)
+
+        def close(self) -> None:
+            self.closed = True
+
+    camera = Camera()
+    with Prefetch(camera, 1, "wait") as frames:
+        assert next(iter(frames)).index == 0
+    assert not camera.closed
 
 
 def test_misuse_is_an_error_and_no_hang() -> None:

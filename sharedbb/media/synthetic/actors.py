@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.media.synthetic.textures import Picture, Random, noise, tinted
+from sharedbb.media.synthetic.textures import Picture, Random, noise, rgb, tinted
 
 Cutout = tuple[Picture, NDArray[np.bool_]]
 Color = tuple[float, float, float]
@@ -80,8 +80,8 @@ def _worn(random: Random, picture: Picture, mask: NDArray[np.uint8], strength: f
 
 def pick(random: Random, colors: tuple[Color, ...]) -> Color:
     """One of the colours, a little lighter or darker."""
-    red, green, blue = np.clip(np.float32(colors[random.integers(len(colors))]) * random.uniform(0.85, 1.15), 0, 255)
-    return float(red), float(green), float(blue)
+    red, green, blue = np.clip(rgb(colors[random.integers(len(colors))]) * random.uniform(0.85, 1.15), 0, 255).tolist()
+    return red, green, blue
 
 
 def car_end(random: Random, paint: Color, *, front: bool) -> Cutout:
@@ -184,9 +184,9 @@ def tree(random: Random) -> Cutout:
     round_ = ((x / width - 0.5) / 0.46) ** 2 + ((y / height - 0.34) / 0.34) ** 2
     rough = noise(random, height, width, 6, first=5)
     crown = round_ + 0.55 * rough < 0.85
-    leaves = np.float32([random.uniform(45, 95), random.uniform(85, 125), random.uniform(35, 60)])
+    leaves = rgb([random.uniform(45, 95), random.uniform(85, 125), random.uniform(35, 60)])
     grain = noise(random, height, width, 7, first=8) * 0.5 + random.normal(scale=0.12, size=(height, width))
-    green = tinted((grain + 0.35 - 0.6 * y / height).astype(np.float32), tuple(leaves))
+    green = tinted((grain + 0.35 - 0.6 * y / height).astype(np.float32), leaves)
     picture[crown], mask[crown] = green[crown], 1
     return _worn(random, picture, mask, 0.12)
 
@@ -222,9 +222,7 @@ def pole(random: Random) -> Cutout:
     """A lamp post or sign post."""
     picture, mask = _blank(256, 8)
     grey = random.uniform(60, 150)
-    picture[...] = (
-        np.float32([grey, grey, grey * 1.03]) * np.float32([0.7, 0.9, 1.1, 1.2, 1.1, 0.95, 0.8, 0.65])[:, None]
-    )
+    picture[...] = rgb([grey, grey, grey * 1.03]) * rgb([0.7, 0.9, 1.1, 1.2, 1.1, 0.95, 0.8, 0.65])[:, None]
     mask[...] = 1
     return _worn(random, picture, mask)
 
@@ -239,5 +237,5 @@ def fence(random: Random) -> Cutout:
     for top in (5, 50):
         picture[top : top + 5], mask[top : top + 5] = color, 1
     if random.random() < 0.4:
-        picture[8:], mask[8:] = np.float32(color) * 0.9, 1
+        picture[8:], mask[8:] = rgb(color) * 0.9, 1
     return _worn(random, picture, mask)

@@ -16,6 +16,7 @@ from sharedbb.types import Size
 Array = NDArray[np.float64]
 Point = tuple[float, float, float]
 
+SMALLEST = 4  # pixels; a surface with a smaller window is not worth painting
 NEAR = 0.4  # metres; what is closer to the camera's plane is not seen
 
 
@@ -39,12 +40,13 @@ class Camera:
         rotation = tilt @ turn
         lens = np.array([[self.focal, 0, self.size.width / 2], [0, self.focal, self.size.height / 2], [0, 0, 1.0]])
         shift = -rotation @ np.asarray(self.position)
-        return lens @ np.column_stack([rotation, shift])
+        projection: Array = lens @ np.column_stack([rotation, shift])
+        return projection
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A rectangle in the world: corner ``origin``, its sides ``across`` (u from 0 to 1) and ``down`` (v from 0 to 1)."""
+    """A rectangle in the world: corner ``origin``, sides ``across`` (u from 0 to 1) and ``down`` (v from 0 to 1)."""
 
     origin: Point
     across: Point
@@ -53,7 +55,8 @@ class Plane:
     def seen_by(self, camera: Camera) -> Array:
         """3×3: (u, v, 1) to (x·depth, y·depth, depth) in pixels."""
         points = np.array([(*self.across, 0.0), (*self.down, 0.0), (*self.origin, 1.0)]).T
-        return camera.matrix @ points
+        projected: Array = camera.matrix @ points
+        return projected
 
 
 @dataclass(frozen=True)
@@ -124,4 +127,4 @@ def _bounds(projected: Array, size: Size) -> tuple[int, int, int, int] | None:
     left, top = np.floor(pixels.min(0)).astype(int)
     right, bottom = np.ceil(pixels.max(0)).astype(int)
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, size.width), min(bottom, size.height)
-    return (top, left, bottom, right) if right > left and bottom > top else None
+    return (top, left, bottom, right) if (right - left) * (bottom - top) >= SMALLEST else None

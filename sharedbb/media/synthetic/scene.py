@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,9 @@ ID = {name: position for position, name in enumerate(CLASSES)}
 VOID = 11
 
 BLOCK = 24.0  # metres of street that are laid out at a time
-SEEN_BLOCKS = 8
+SEEN_BLOCKS = 7
+CLEAR_HALF = 1.4  # metres to either side of the camera that its clear zone takes
+LANE_SPEED = 7.0  # metres a second of all traffic, so that nothing in a lane catches up with anything
 # Where the ground is cut into bands, metres ahead: each is painted from a texture reduced for its distance.
 BANDS = (-2.0, 5.0, 9.0, 16.0, 30.0, 60.0, 120.0, 3000.0)
 
@@ -31,15 +34,18 @@ class Scene:
 
     seed: tuple[int, ...]
 
-    def surfaces(self, camera: Camera, time: float) -> list[Surface]:
-        """What may be seen from the camera, in painting order: sky, ground, shadows, houses, things by distance."""
+    def surfaces(self, camera: Camera, time: float, clear: float = 0.0) -> list[Surface]:
+        """What may be seen from the camera, in painting order: sky, ground, shadows, houses, things by distance.
+
+        Nothing that stands is closer before the camera than ``clear`` metres.
+        """
         x, _, z = camera.position
         near = int(np.floor((z - 4.0) / BLOCK))
         standing = [
             surface for block in range(near, near + SEEN_BLOCKS) for surface in _block(self.seed, block, _stamp(block))
         ]
-        moving = _traffic(self.seed)
-        placed = [(surface, _depth_of(surface, camera, time)) for surface in (*standing, *moving)]
+        standing = [surface for surface in standing if not _in_the_way(surface, camera, clear)]
+        placed = [(surface, _depth_of(surface, camera, time)) for surface in (*standing, *_traffic(self.seed))]
         order = {ID["building"]: 1}
         by_distance = sorted(
             placed, key=lambda item: (order.get(item[0].class_id, 2) if not item[0].shade else 0, -item[1])
@@ -55,11 +61,13 @@ class Scene:
     def _ground(self, z: float) -> Iterator[Surface]:
         look = _look(self.seed)
         rows = look.ground.shape[0]
-        for start, end in reversed(list(zip(BANDS, BANDS[1:], strict=False))):
+        for start, end in reversed(list(pairwise(BANDS))):
             plane = Plane((-GROUND_WIDTH / 2, 0.0, z + start), (GROUND_WIDTH, 0, 0), (0, 0, end - start))
             offset = (z + start) % GROUND_METRES / GROUND_METRES * rows
             repeat = (offset, (end - start) / GROUND_METRES * rows)
-            yield Surface(plane, look.ground, ID["road"], classes=look.ground_classes, repeat=repeat, _smaller={})
+            yield Surface(
+                plane, look.ground, ID["road"], classes=look.ground_classes, repeat=repeat, smaller=look.smaller
+            )
 
     @property
     def haze(self) -> tuple[float, float, float]:
@@ -77,6 +85,7 @@ class _Look:
     sky: Picture
     ground: Picture
     ground_classes: np.ndarray
+    smaller: dict[tuple[int, int], tuple[Picture, Picture | None]]
     haze: tuple[float, float, float]
     visibility: float
 
@@ -87,7 +96,14 @@ def _look(seed: tuple[int, ...]) -> _Look:
     ground, pavement = textures.ground(random)
     classes = np.where(pavement[:1], ID["pavement"], ID["road"]).astype(np.uint8)
     grey = random.uniform(195, 228)
-    return _Look(textures.sky(random), ground, classes, (grey * 0.97, grey, grey * 1.04), random.uniform(220, 900))
+    return _Look(textures.sky(random), ground, classes, {}, (grey * 0.97, grey, grey * 1.04), random.uniform(220, 900))
+
+
+def _in_the_way(surface: Surface, camera: Camera, clear: float) -> bool:
+    """Whether something that stands on the ground is right before the camera."""
+    x, _, z = surface.centre
+    near = -1.0 < z - camera.position[2] < clear and abs(x - camera.position[0]) < CLEAR_HALF
+    return near and surface.class_id not in (ID["building"], ID["vehicle"])
 
 
 def _depth_of(surface: Surface, camera: Camera, time: float) -> float:
@@ -218,7 +234,7 @@ def _surface(
 ) -> Surface:
     picture, mask = look
     alpha = mask.astype(np.float32) if mask is not None else None
-    return Surface(plane, picture, ID[name], alpha, instance=instance, motion=motion, _smaller={})
+    return Surface(plane, picture, ID[name], alpha, instance=instance, motion=motion)
 
 
 def standing(
@@ -242,7 +258,7 @@ def shadow(x: float, z: float, wide: float, long: float, motion: Motion | None) 
     soft = np.clip(1.15 - np.hypot(y, across), 0, 1).astype(np.float32)
     plane = Plane((x - wide / 2, -0.01, z - long / 2), (wide, 0, 0), (0, 0, long))
     black = np.zeros((32, 32, 3), np.float32)
-    return Surface(plane, black, ID["road"], soft, motion=motion, shade=True, _smaller={})
+    return Surface(plane, black, ID["road"], soft, motion=motion, shade=True)
 
 
 def car(random: Random, x: float, z: float, instance: int, motion: Motion | None, *, oncoming: bool) -> list[Surface]:
@@ -273,9 +289,8 @@ def _traffic(seed: tuple[int, ...]) -> tuple[Surface, ...]:
     moving: list[Surface] = []
     numbers = iter(range(1, 1000))
     for lane, direction in ((1.7, 1), (-1.7, -1)):
-        for start in np.arange(12, 150, random.uniform(22, 45)):
-            speed = direction * float(random.uniform(6.5, 9.5))
-            motion = Motion(float(start), speed)
+        for start in np.arange(12, 138, random.uniform(22, 45)):
+            motion = Motion(float(start), direction * LANE_SPEED)
             moving += car(random, lane, 0.0, next(numbers), motion, oncoming=direction < 0)
     for _ in range(int(random.integers(4, 10))):
         side = int(random.choice([-1, 1]))

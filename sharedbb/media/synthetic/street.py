@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from sharedbb.errors import SourceError
 from sharedbb.media.synthetic.camera import Camera
-from sharedbb.media.synthetic.scene import CLASSES, ID, Scene
+from sharedbb.media.synthetic.scene import CLASSES, ID, LANE_SPEED, Scene
 from sharedbb.media.synthetic.surfaces import Canvas, paint_all
 from sharedbb.types import Frame, Size
 
 Movement = Literal["drive", "static", "pan"]
 Lighting = Literal["steady", "changing"]
 
+SIZE = Size(384, 640)
 OBJECTS = ("vehicle", "pedestrian", "cyclist", "sign")
-SPEED = 7.0  # metres a second of a driving camera
+SPEED = LANE_SPEED  # of a driving camera, which keeps its place in the traffic
 EYE = 1.5  # metres of the camera over the road
 SMALLEST_BOX = 12  # pixels of an object that must be seen for it to count
 
@@ -65,7 +66,7 @@ class StreetVideo:
 
     def __init__(
         self,
-        size: Size = Size(384, 640),
+        size: Size = SIZE,
         frames: int = 300,
         motion: Movement = "drive",
         seed: int = 0,
@@ -136,7 +137,7 @@ class StreetVideo:
         """Where the camera is and looks at a frame."""
         scene = self.scene_of(index)
         random = np.random.default_rng([self._seed, scene, 0])
-        begin, x, sway = float(random.uniform(0, 400)), float(random.uniform(0.4, 2.4)), float(random.uniform(0, 6.28))
+        begin, x, sway = float(random.uniform(0, 400)), float(random.uniform(0.8, 2.2)), float(random.uniform(0, 6.28))
         time = index / self._rate
         focal = self._size.width * float(random.uniform(0.78, 1.05))
         yaw, pitch = float(random.uniform(-0.05, 0.05)), float(random.uniform(-0.02, 0.06))
@@ -145,11 +146,11 @@ class StreetVideo:
             z += SPEED * time
             yaw += 0.02 * math.sin(0.5 * time + sway)
             x += 0.25 * math.sin(0.35 * time + sway)
-        elif self._motion == "pan":
-            yaw += 0.4 * math.sin(0.45 * time + sway)
         else:
-            x = float(random.choice([-1, 1])) * (PAVEMENT_EYE + x)
+            x = float(random.choice([-1, 1])) * (KERB_EYE + 0.2 * x)
             yaw = -math.copysign(0.16, x)
+            if self._motion == "pan":
+                yaw += 0.35 * math.sin(0.45 * time + sway)
         return Camera(self._size, focal, (x, -EYE if self._motion == "drive" else -EYE * 1.5, z), yaw, pitch)
 
     def _painted(self, index: int, *, labels: bool) -> Canvas:
@@ -157,7 +158,8 @@ class StreetVideo:
         time = index / self._rate
         camera, following = self.camera_at(index), self._following(index)
         canvas = Canvas(self._size, labels=labels, haze=scene.haze, visibility=scene.visibility)
-        paint_all(canvas, scene.surfaces(camera, time), (camera, time), (following, time + 1 / self._rate))
+        surfaces = scene.surfaces(camera, time, 0.0 if self._motion == "drive" else CLEAR)
+        paint_all(canvas, surfaces, (camera, time), (following, time + 1 / self._rate))
         return canvas
 
     def _following(self, index: int) -> Camera:
@@ -174,7 +176,7 @@ class StreetVideo:
             height, width = colors.shape[:2]
             top, left = np.random.default_rng([self._seed, 7, index]).integers(0, NOISE_MARGIN, 2)
             grain = _grain(self._size, self._seed)[top : top + height, left : left + width]
-            colors = cv2.addWeighted(colors, 1.0, grain, self._noise, 0.0)
+            colors = colors + grain * np.float32(self._noise)
         pixels = cv2.convertScaleAbs(np.clip(colors, 0, 255)).view(np.uint8)
         return Frame(index, index / self._rate, pixels=pixels, order="rgb")
 
@@ -184,7 +186,8 @@ class StreetVideo:
         return CLASSES
 
 
-PAVEMENT_EYE = 4.6  # metres from the middle at which a static camera stands, on the pavement
+KERB_EYE = 4.5  # metres from the middle of the street at which a static or panning camera stands
+CLEAR = 7.0  # metres before such a camera in which nothing stands
 NOISE_MARGIN = 97
 
 

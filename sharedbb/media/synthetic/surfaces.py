@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.media.synthetic.camera import Camera, Plane, View, moved, view
-from sharedbb.media.synthetic.textures import Picture
+from sharedbb.media.synthetic.textures import Picture, rgb
 from sharedbb.types import Size
 
 FINEST_ALPHA = 0.5  # a pixel belongs to a cut-out when at least this much of it is covered
@@ -43,9 +43,10 @@ class Motion:
 class Surface:
     """A textured rectangle.
 
-    ``picture`` (float32 RGB) fills the plane; ``alpha`` cuts it out; ``classes`` gives a class a texel where the surface
-    is not all of one ``class_id``. ``repeat`` (texture rows: offset, span) lets the texture run on periodically along v.
-    ``shade`` darkens what lies under it instead of covering it. ``instance`` 0 is no object.
+    ``picture`` (float32 RGB) fills the plane; ``alpha`` cuts it out; ``classes`` gives a class a texel where the
+    surface is not all of one ``class_id``. ``repeat`` (texture rows: offset, span) lets the texture run on periodically
+    along v. ``shade`` darkens what lies under it instead of covering it. ``instance`` 0 is no object. ``smaller`` keeps
+    the textures reduced so far; surfaces of the same texture share it.
     """
 
     plane: Plane
@@ -57,7 +58,7 @@ class Surface:
     motion: Motion | None = None
     repeat: tuple[float, float] | None = None
     shade: bool = False
-    _smaller: dict[tuple[int, int], Surface] = field(default_factory=dict, repr=False)
+    smaller: dict[tuple[int, int], tuple[Picture, Picture | None]] = field(default_factory=dict, repr=False)
 
     def at(self, time: float, lap: int) -> Plane:
         """Where the plane is at a time, in its motion's lap."""
@@ -73,18 +74,14 @@ class Surface:
         across, down = min(across, width), min(down, height)
         if across <= 1 and down <= 1:
             return self
-        if (across, down) not in self._smaller:
-            self._smaller[across, down] = self._reduce(max(1, width // across), max(1, height // down))
-        return self._smaller[across, down]
-
-    def _reduce(self, width: int, height: int) -> Surface:
-        shares = (width / self.picture.shape[1], height / self.picture.shape[0])
-        picture = cv2.resize(self.picture, (width, height), interpolation=cv2.INTER_AREA)
-        alpha = (
-            cv2.resize(self.alpha, (width, height), interpolation=cv2.INTER_AREA) if self.alpha is not None else None
-        )
-        repeat = (self.repeat[0] * shares[1], self.repeat[1] * shares[1]) if self.repeat else None
-        return replace(self, picture=picture, alpha=alpha, repeat=repeat, _smaller={})
+        if (across, down) not in self.smaller:
+            extent = (max(1, width // across), max(1, height // down))
+            alpha = None if self.alpha is None else cv2.resize(self.alpha, extent, interpolation=cv2.INTER_AREA)
+            self.smaller[across, down] = (cv2.resize(self.picture, extent, interpolation=cv2.INTER_AREA), alpha)
+        picture, alpha = self.smaller[across, down]
+        share = picture.shape[0] / height
+        repeat = (self.repeat[0] * share, self.repeat[1] * share) if self.repeat else None
+        return replace(self, picture=picture, alpha=alpha, repeat=repeat)
 
     @cached_property
     def centre(self) -> tuple[float, float, float]:
@@ -106,7 +103,7 @@ class Canvas:
         self.instances = np.zeros(shape, np.int32)
         self.depth = np.zeros(shape, np.float32)
         self.flow = np.zeros((*shape, 2), np.float32)
-        self._haze = np.float32(haze)
+        self._haze = rgb(haze)
         self._visibility = visibility
 
     def paint(self, surface: Surface, now: tuple[Camera, float], then: tuple[Camera, float]) -> None:
@@ -126,17 +123,17 @@ class Canvas:
         self.classes[window][own] = _classes(surface, seen)[own] if surface.classes is not None else surface.class_id
         self.instances[window][own] = surface.instance
         self.depth[window][own] = seen.depth[own]
-        later = moved(surface.at(then[1], lap), then[0], seen)
-        here = np.stack(
-            [
-                np.broadcast_to(np.arange(seen.left, seen.left + own.shape[1], dtype=np.float32) + 0.5, own.shape),
-                np.broadcast_to(
-                    np.arange(seen.top, seen.top + own.shape[0], dtype=np.float32)[:, None] + 0.5, own.shape
-                ),
-            ],
-            -1,
-        )
-        self.flow[window][own] = (later - here)[own]
+        self.flow[window][own] = self._flow(surface, seen, now, then, lap)[own] if moves(surface, now, then) else 0.0
+
+    def _flow(
+        self, surface: Surface, seen: View, now: tuple[Camera, float], then: tuple[Camera, float], lap: int
+    ) -> NDArray[np.float32]:
+        """How far each of the window's pixels moves, x and y."""
+        height, width = seen.u.shape
+        flow = moved(surface.at(then[1], lap), then[0], seen)
+        flow[..., 0] -= np.arange(seen.left, seen.left + width, dtype=np.float32) + 0.5
+        flow[..., 1] -= np.arange(seen.top, seen.top + height, dtype=np.float32)[:, None] + 0.5
+        return flow
 
     def _paint_colors(self, look: Surface, seen: View) -> Picture:
         """Blend the texture in; returns how much of each pixel of the window it covers."""
@@ -149,14 +146,32 @@ class Canvas:
         if look.shade:
             target *= 1 - 0.55 * alpha[..., None]
             return alpha
-        colors = cv2.remap(look.picture, x, y, cv2.INTER_LINEAR, borderMode=border)
-        clear = np.exp(-np.clip(seen.depth, 0, 1e4) / self._visibility)[..., None]
-        colors = self._haze + (colors - self._haze) * clear
+        colors: Picture = cv2.remap(look.picture, x, y, cv2.INTER_LINEAR, borderMode=border)
+        clear = self._clearness(seen)
+        colors -= self._haze
+        colors *= clear
+        colors += self._haze
         if look.alpha is None:
-            target[seen.inside] = colors[seen.inside]
+            np.copyto(target, colors, where=seen.inside[..., None])
         else:
-            target += alpha[..., None] * (colors - target)
+            colors -= target
+            colors *= alpha[..., None]
+            target += colors
         return alpha
+
+    def _clearness(self, seen: View) -> Picture:
+        """How much of a surface's own colour comes through the haze: one number where all of it is equally far."""
+        depth = seen.depth[seen.inside]
+        nearest, farthest = float(depth.min()), float(depth.max())
+        if farthest - nearest < 0.01 * self._visibility:
+            return np.exp(rgb([-0.5 * (nearest + farthest) / self._visibility]))
+        found: Picture = np.exp(np.clip(seen.depth, 0, farthest) * np.float32(-1 / self._visibility))[..., None]
+        return found
+
+
+def moves(surface: Surface, now: tuple[Camera, float], then: tuple[Camera, float]) -> bool:
+    """Whether a surface is seen elsewhere then than now."""
+    return now[0] != then[0] or (surface.motion is not None and now[1] != then[1])
 
 
 def _texels(look: Surface, seen: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -194,8 +209,8 @@ def _slope(values: NDArray[np.float32], row: int, column: int) -> float:
     down = min(row + 1, values.shape[0] - 1) if row + 1 < values.shape[0] else row - 1
     right = column + 1 if column + 1 < values.shape[1] else column - 1
     here = values[row, column]
-    vertical = abs(float(values[down, column] - here)) if 0 <= down else 0.0
-    horizontal = abs(float(values[row, right] - here)) if 0 <= right else 0.0
+    vertical = abs(float(values[down, column] - here)) if down >= 0 else 0.0
+    horizontal = abs(float(values[row, right] - here)) if right >= 0 else 0.0
     return max(vertical, horizontal)
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Random = np.random.Generator
-Picture = NDArray[np.float32]
+Picture = NDArray[Any]  # float32
 
 GROUND_METRES = 48.0  # the ground repeats after so many metres along the street
 GROUND_WIDTH = 40.0
 ROAD_HALF, PAVEMENT_HALF = 4.2, 8.5  # metres from the middle of the street to kerb and to the facades
 PIXELS_PER_METRE = 28
+
+
+def rgb(values: Sequence[float] | NDArray[Any]) -> Picture:
+    """A colour as a float32 array."""
+    return np.asarray(values, np.float32)
 
 
 def noise(random: Random, height: int, width: int, octaves: int = 5, *, first: int = 4) -> Picture:
@@ -27,9 +35,9 @@ def noise(random: Random, height: int, width: int, octaves: int = 5, *, first: i
     return total / 2
 
 
-def tinted(level: Picture, color: tuple[float, float, float]) -> Picture:
+def tinted(level: Picture, color: Sequence[float] | NDArray[Any]) -> Picture:
     """A grey picture of levels around 0 as variations of a colour."""
-    return np.clip(np.float32(color) * (1 + level[..., None]), 0, 255).astype(np.float32)
+    return rgb(np.clip(rgb(color) * (1 + level[..., None]), 0, 255))
 
 
 def ground(random: Random) -> tuple[Picture, NDArray[np.uint8]]:
@@ -61,7 +69,7 @@ def _periodic(level: Picture) -> Picture:
     """Faded at both ends along z, so that the repeat shows no seam."""
     height = level.shape[0]
     fade = np.clip(np.minimum(np.arange(height), height - np.arange(height)) / (height / 8), 0, 1)
-    return level * fade[:, None].astype(np.float32)
+    return rgb(level * fade[:, None])
 
 
 def _slabs(random: Random, height: int, width: int) -> Picture:
@@ -89,15 +97,15 @@ def facade(random: Random, metres_wide: float, metres_high: float) -> Picture:
     """A house's front: wall, rows of windows, a ground floor with door or shop."""
     scale = 18
     height, width = int(metres_high * scale), int(metres_wide * scale)
-    base = np.float32(random.choice(WALLS)) * random.uniform(0.75, 1.1)
+    base = rgb(random.choice(WALLS)) * random.uniform(0.75, 1.1)
     level = noise(random, height, width, 5) * 0.07 + random.normal(scale=0.03, size=(height, width))
-    picture = tinted(level.astype(np.float32), tuple(base))
+    picture = tinted(level.astype(np.float32), base)
     if random.random() < 0.5:
         picture[:: random.integers(5, 9)] *= 0.9
     storey = int(random.uniform(2.8, 3.4) * scale)
     column = int(random.uniform(1.9, 3.2) * scale)
-    glass = np.float32([random.uniform(35, 95), random.uniform(50, 110), random.uniform(70, 135)])
-    frame = np.float32(random.choice([(235, 235, 230), (90, 70, 55), (60, 62, 66)]))
+    glass = rgb([random.uniform(35, 95), random.uniform(50, 110), random.uniform(70, 135)])
+    frame = rgb(random.choice([(235, 235, 230), (90, 70, 55), (60, 62, 66)]))
     wide, tall = int(column * random.uniform(0.38, 0.6)), int(storey * random.uniform(0.45, 0.62))
     for top in range(height - 2 * storey, int(0.4 * scale), -storey):
         for left in range((width % column) // 2 + (column - wide) // 2, width - wide, column):
@@ -142,10 +150,10 @@ def _ground_floor(random: Random, picture: Picture, glass: Picture) -> None:
 def sky(random: Random) -> Picture:
     """From the zenith (top) down past the horizon (middle): gradient and clouds."""
     height, width = 256, 1024
-    zenith = np.float32([random.uniform(80, 150), random.uniform(130, 180), random.uniform(190, 240)])
-    horizon = np.float32([225, 230, 236]) * random.uniform(0.88, 1.05)
+    zenith = rgb([random.uniform(80, 150), random.uniform(130, 180), random.uniform(190, 240)])
+    horizon = rgb([225, 230, 236]) * random.uniform(0.88, 1.05)
     down = np.clip(np.linspace(0, 2, height, dtype=np.float32), 0, 1)[:, None, None] ** 0.7
     picture = np.broadcast_to(zenith + (horizon - zenith) * down, (height, width, 3)).astype(np.float32)
     cover = np.clip(noise(random, height, width, 6, first=3) * 1.4 + random.uniform(-0.3, 0.6), 0, 1)[..., None]
-    white = np.float32([244, 245, 248]) * random.uniform(0.85, 1.02)
+    white = rgb([244, 245, 248]) * random.uniform(0.85, 1.02)
     return np.clip(picture + (white - picture) * cover * 0.85, 0, 255)
