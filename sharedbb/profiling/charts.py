@@ -69,7 +69,8 @@ def _timeline_row(row: list[SpanRecord], frame: SpanRecord, depth: int, lines: s
     timed = [span for span in row if span.kind == "stage"]
     rects = "".join(
         f'<rect class="{style_of(span.why)}" x="{(span.start - frame.start) * 100 / whole:.3f}%" y="5" height="14"'
-        f' rx="2" width="{max(span.duration * 100 / whole, 0.15):.3f}%"><title>{escaped(_hover(span, frame))}</title></rect>'
+        f' rx="2" width="{max(span.duration * 100 / whole, 0.15):.3f}%">'
+        f"<title>{escaped(_hover(span, frame))}</title></rect>"
         for span in timed
     )
     name, took = row[0].stage, sum(span.duration for span in timed)

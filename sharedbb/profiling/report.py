@@ -157,7 +157,8 @@ def _stages(summary: Summary) -> str:
         )
     return (
         '<table class="stages"><thead><tr><th scope="col">Stage</th>'
-        '<th scope="col" class="share">Share of the frame</th><th scope="col">p50 ms</th><th scope="col">p95 ms</th><th scope="col">p99 ms</th>'
+        '<th scope="col" class="share">Share of the frame</th>'
+        '<th scope="col">p50 ms</th><th scope="col">p95 ms</th><th scope="col">p99 ms</th>'
         '<th scope="col" class="wide">mean ms</th><th scope="col" class="wide">count</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 def stage_table(summary: Summary) -> Table:
     """A rich table: for each stage p50, p95, p99 in ms and its share of the frame as a bar; the frame comes last.
 
-    Names are shown as they are, never read as markup.
+    Names are shown as they are, never read as markup; a long one goes on in the next line, numbers are never cut.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(headline(summary)), title_style="bold", title_justify="left", caption_justify="left")
-    table.add_column("stage", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column("stage", overflow="fold", min_width=12)
     for name in ("p50 ms", "p95 ms", "p99 ms"):
         table.add_column(name, justify="right", no_wrap=True, min_width=6)
     table.add_column("share", justify="right", no_wrap=True, min_width=7)
-    table.add_column("of the frame", max_width=24)
+    table.add_column("of the frame", min_width=12, max_width=24)
     for name, stage in summary.stages.items():
         _add_stage(table, name, stage)
     latency = summary.latency

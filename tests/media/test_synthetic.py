@@ -140,7 +140,10 @@ def test_a_static_camera_without_noise_leaves_the_background_as_it_was() -> None
     still = (first.instances == 0) & (second.instances == 0) & (np.abs(first.flow).max(-1) == 0)
     same = (first.frame.pixels == second.frame.pixels).all(-1)
     assert still.mean() > 0.5
-    assert same[still].mean() > 0.97  # shadows of what moves pass over the rest
+    ground = np.isin(first.classes, [CLASSES.index("road"), CLASSES.index("pavement")])  # shadows pass over it
+    objects = ((first.instances > 0) | (second.instances > 0)).astype(np.uint8)
+    beside = cv2.dilate(objects, np.ones((5, 5), np.uint8)) > 0  # soft edges of what moves
+    assert same[still & ~ground & ~beside].all()
     assert not same.all()
 
 
