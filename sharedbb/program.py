@@ -153,7 +153,7 @@ class Program:
     choices: tuple[str, ...] = ()
     operators: int = 0
     separate: int = 0
-    _stages: dict[frozenset[str], tuple[Stage, ...]] = field(default_factory=dict, repr=False)
+    _stages: dict[frozenset[str], tuple[Stage, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def segments_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
         """The segments that the given heads need, in execution order."""

@@ -45,7 +45,7 @@ RUN_HERE = [ROOT / "README.md", ROOT / "docs" / "getting-started.md", ROOT / "do
 @pytest.mark.parametrize("text", _numbered("python", RUN_HERE))
 def test_python_runs_as_written(text: str, registries: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    exec(compile(text, "<documentation>", "exec"), {"__name__": "documentation"})
+    exec(compile(text, "<documentation>", "exec", dont_inherit=True), {"__name__": "documentation"})
 
 
 @pytest.mark.parametrize("text", _numbered("yaml", RUN_HERE))

@@ -21,9 +21,11 @@ from sharedbb.media.placing import letterboxed, padded
 
 MOST_FPS = 1000.0
 SECONDS_AT_RISK = 2.0  # what of a video is lost at most when the process is killed, apart from what the encoder holds
-QUALITY = {"crf": "20", "preset": "veryfast"}
+# Without B-frames, which would need a list of edits for the first frame to be at 0 s, and FFmpeg before 8.1 writes
+# broken files when that is combined with fragments.
+QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
 # In fragments while it is written, an ordinary file when it is closed.
-FRAGMENTS = {"movflags": "hybrid_fragmented+delay_moov", "flush_packets": "1"}
+FRAGMENTS = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
 CONTAINERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ".m4v": ("mp4", FRAGMENTS),
     ".mkv": ("matroska", {"cluster_time_limit": str(round(SECONDS_AT_RISK * 1000)), "flush_packets": "1"}),
@@ -93,7 +95,7 @@ class VideoSink:
         height, width = self._stream.height, self._stream.width
         fits = height - picture.shape[0] in (0, 1) and width - picture.shape[1] in (0, 1)
         picture = padded(picture, height, width) if fits else letterboxed(picture, height, width)
-        frame = self._reformatter.reformat(
+        frame: av.VideoFrame = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
             format="yuv420p",
             dst_colorspace="ITU709",

@@ -35,7 +35,7 @@ CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
 
 TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
 CAMERA_OVER_HTTP = "mpjpeg"
-COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC; PyAV tells it from version 15 on
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 
 
 class VideoSource:
@@ -305,7 +305,7 @@ class _Clock:
 
 def _video_stream(name: str, streams: av.container.streams.StreamContainer) -> VideoStream:
     """The first video stream that is not a cover picture. Raises SourceError when none can be decoded."""
-    moving = [stream for stream in streams.video if not int(getattr(stream, "disposition", 0)) & COVER]
+    moving = [stream for stream in streams.video if not _is_cover(stream)]
     if not moving:
         kinds = ", ".join(sorted({stream.type for stream in streams if stream not in streams.video})) or "nothing"
         raise SourceError(f"{name} has no video stream, only {kinds}")
@@ -316,6 +316,11 @@ def _video_stream(name: str, streams: av.container.streams.StreamContainer) -> V
     if codec.name in TEXT_ART:
         raise SourceError(f"cannot open {name}: it is text, not video")
     return moving[0]
+
+
+def _is_cover(stream: Any) -> bool:
+    disposition = getattr(stream, "disposition", 0)  # a number or an enumeration, or missing, by PyAV's version
+    return bool(getattr(disposition, "value", disposition) & COVER)
 
 
 def _said(error: BaseException, seconds: float) -> str:

@@ -467,7 +467,7 @@ class TestPublishing:
         trainer = small_trainer(1)
         trainer.save(tmp_path / "checkpoint.safetensors")
         state = publishing.rounded(publishing.averaged(tmp_path / "checkpoint.safetensors"))
-        recipe = publishing.recipe_of(tmp_path / "checkpoint.safetensors") | {"synthetic_frames": 5, "limits": ["dark"]}
+        recipe = publishing.recipe_of(tmp_path / "checkpoint.safetensors") | {"synthetic_frames": 5}
         pipeline, network = train_street.untrained()
         told = {"val": report(0.25), "test": report(0.125)}
         publishing.publish(pipeline, state, told, recipe, tmp_path / "street.sbb")
@@ -484,7 +484,7 @@ class TestPublishing:
         assert "| sky | 0.250 | 0.125 | – | – |" in card
         assert "| vehicle | 0.250 | 7 | 0.125 | 7 |" in card
         assert "research use" in card
-        assert "* dark" in card
+        assert "* The synthetic street, 5 rendered frames" in card
         assert "{" not in card
 
     def test_a_network_is_judged_in_source_pixels(self) -> None:

@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def record(clock: Clock) -> Callable[..., Recording]:
-    """Record a run: frames of a transform of 2 ms and a network of 6 to 8 ms with a stage inside, drawn in between."""
+    """Record a run: frames of a transform of 2 ms and a network with a trunk of 6 to 8 ms inside, drawn in between."""
 
     def _record(frames: int = 12, *, network: str = "network", head: str = "road", **facts: str) -> Recording:
         profiler = Profiler()
@@ -44,8 +44,10 @@ def record(clock: Clock) -> Callable[..., Recording]:
             with profiler.frame("main", index):
                 with profiler.span("transform"):
                     clock.move(2)
-                with profiler.span(network), profiler.span("trunk", "partial 12 %" if index else "full"):
-                    clock.move(6 + extra)
+                with profiler.span(network):
+                    clock.move(0.25)
+                    with profiler.span("trunk", "partial 12 %" if index else "full"):
+                        clock.move(6 + extra)
                 clock.move(0.5)
                 if index % 3:
                     profiler.mark(f"head {head}", "reused", head=head)

@@ -98,7 +98,7 @@ def test_a_deadline_drops_heads_and_says_so(program: Program, grey: Grey) -> Non
     stages = tuple(replace(s, facts=replace(s.facts, measured_ms=costs[s.facts.name])) for s in program.stages)
     heads = {name: replace(head, every=1) for name, head in program.heads.items()}
     heads = {"fast": replace(heads["fast"], priority=1), "slow": replace(heads["slow"], max_age_ms=250.0)}
-    tight = replace(program, stages=stages, heads=heads, deadline_ms=6.0, _stages={})
+    tight = replace(program, stages=stages, heads=heads, deadline_ms=6.0)
     engine = Engine(tight, profiler=Profiler())
     engine.state().keep_pace = lambda *_: None
     results = [engine.step(grey(i), timestamp=0.1 * i) for i in range(8)]
