@@ -45,6 +45,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=3.0, help="minutes between checkpoints")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which split to report on")
     parser.add_argument("--out", type=Path, default=PIPELINE.with_suffix(".sbb"), help="the artifact to write")
+    parser.add_argument("--note", action="append", default=[], help="a sentence for the card about this training")
     parser.add_argument("--frames", type=int, default=288, help="synthetic frames to render")
     parser.add_argument("--workers", type=int, default=1, help="processes that train together, one thread each")
     parser.add_argument("--threads", type=int, help="torch threads of a lone process")
@@ -138,7 +139,7 @@ def publish(options: argparse.Namespace) -> None:
     state = publishing.rounded(publishing.averaged(checkpoint))
     metrics = {split: judged(state, options.data, split) for split in ("val", "test")}
     rendered = len(pictures.cached_synthetic(options.run / "synthetic"))
-    recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": rendered}
+    recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": rendered, "notes": options.note}
     publishing.publish(untrained()[0], state, metrics, recipe, options.out)
     print(json.dumps(metrics, indent=1), flush=True)
 

@@ -93,7 +93,7 @@ class Artifact:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """State-dict name to tensor, on the CPU, in the type they are stored in.
+        """State-dict name to tensor, by name, on the CPU, in the type they are stored in.
 
         Raises ArtifactError when the part is not safetensors.
         """
@@ -101,9 +101,10 @@ class Artifact:
         from safetensors.torch import load as decode
 
         try:
-            return decode(self.parts[WEIGHTS])
+            tensors = decode(self.parts[WEIGHTS])
         except (SafetensorError, ValueError, KeyError) as error:
             raise ArtifactError(f"{self.path}: {WEIGHTS} is not safetensors: {error}") from error
+        return dict(sorted(tensors.items()))
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {part.bytes} bytes" for name, part in self.manifest.parts.items())

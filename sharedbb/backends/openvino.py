@@ -141,7 +141,7 @@ class OpenVINOBackend:
             steps = PrePostProcessor(model)
             for position, name in enumerate(segment.inputs):
                 node = segment.graph.by_name[name]
-                _describe_input(steps.input(position), node, kind, normalization)
+                _describe_input(steps.input(position), node, ov.Type.f32 if name in answers else kind, normalization)
             for position, name in enumerate(segment.outputs):
                 node = segment.graph.by_name[name]
                 _describe_output(steps.output(position), node, ov.Type.f32 if name in answers else kind)

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import sharedbb
+from sharedbb.profiling.summary import installed_versions
 
 # Entries kept; the ones unused for longest go first.
 KEPT = 32
+
+# What captures, converts and runs networks.
+COMPILING = ("torch", "torchvision", "openvino")
 
 # The parts of the package whose code decides what a compiled stage computes.
 DECIDING = ("backends", "compiler", "graph", "nets", "transforms", "program.py")
@@ -30,9 +34,14 @@ def folder() -> Path:
 
 
 def key(facts: Mapping[str, Any]) -> str:
-    """A digest of everything that decides the compiled result, the package's own source included."""
-    text = json.dumps({**facts, "source": _source()}, sort_keys=True, default=str)
+    """A digest of everything that decides the compiled result: ``facts``, versions, the package's own source."""
+    text = json.dumps({**facts, "installed": _installed(), "source": _source()}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _installed() -> dict[str, str]:
+    """Versions of the packages that compile and run networks."""
+    return {package: found for package, found in installed_versions().items() if package in COMPILING}
 
 
 @cache

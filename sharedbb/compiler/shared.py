@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.assemble import assemble, engine_of
 from sharedbb.compiler.choose import candidates, machine
 from sharedbb.compiler.lower import lower
-from sharedbb.errors import GraphError
+from sharedbb.errors import GraphError, Problem, SpecError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cut import head_of
-from sharedbb.graph.ir import Graph
+from sharedbb.graph.ir import Graph, digest_of
 from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
@@ -24,6 +24,8 @@ from sharedbb.program import Decoder, HeadPlan
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Runtime, Schedule
 from sharedbb.types import Fit
+
+Settings = TypeVar("Settings", Input, Runtime)
 
 
 def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
@@ -34,10 +36,10 @@ def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
 
     Raises GraphError naming the network that cannot be captured, and for names that are no identifiers.
     """
-    if not networks:
+    if not networks or not isinstance(networks, Mapping):
         raise GraphError("nothing to merge: give at least one network, by name")
     for name in networks:
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier():
             raise GraphError(f"{name!r} cannot name a network; use letters, digits and underscores")
     return Shared(merge_graphs({name: capture(net, example, name) for name, net in networks.items()}))
 
@@ -45,8 +47,9 @@ def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
 class Shared(nn.Module):
     """Several networks as one graph: call it like a network, ask it what is shared, or compile it for video.
 
-    ``shared(x)`` returns each network's answer by name, in the nest of dicts that its output names spell: a bare tensor
-    for a network with one output. In eager torch every answer equals the network's own, bit for bit.
+    ``shared(x)`` returns each network's answer by name: a bare tensor for a network with one output, otherwise a dict
+    of its output names (``"boxes"``, ``"0"`` of a tuple, ``"boxes.0"`` of a tuple in a dict). In eager torch every answer
+    equals the network's own, bit for bit.
     """
 
     def __init__(self, merged: Merged) -> None:
@@ -60,7 +63,11 @@ class Shared(nn.Module):
         return self.merged.graph
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """Run all networks on one input."""
+        """Run all networks on one input, of the example's shape. Raises GraphError for another one."""
+        expected = self.graph.by_name[self.graph.inputs[0]]
+        if tuple(x.shape) != expected.shape or x.dtype != expected.dtype:
+            got = f"{tuple(x.shape)} {x.dtype}"
+            raise GraphError(f"these networks were merged for {expected.shape} {expected.dtype}, got {got}; merge anew")
         answers: dict[str, Any] = {}
         for name, value in self._module(x).items():
             head, _, part = name.partition(".")
@@ -112,15 +119,19 @@ class Shared(nn.Module):
         Raises SharedBBError as ``sharedbb.compile`` does.
         """
         height, width = self._picture_size()
-        picture = Input(size=(height, width), fit=fit, normalize=normalize)
-        settings = Runtime(**runtime)
+        asked = _checked(Input, fit=fit, normalize=normalize)
+        picture = asked.model_copy(update={"size": (height, width)})  # the networks' own, whatever it is a multiple of
+        settings = _checked(Runtime, **runtime)
+        clocks, known = every or {}, decoders or {}
+        heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
+        _require_known(heads, clocks, known)
         ways = candidates(settings)
         key = cache.key(
             {
-                "graph": _digest(self.graph),
+                "graph": digest_of(self.graph),
                 "ways": [str(way) for way in ways],
                 "input": picture.model_dump(mode="json"),
-                "every": dict(every or {}),
+                "every": dict(clocks),
                 "threads": settings.threads,
                 "machine": machine(),
             }
@@ -128,22 +139,39 @@ class Shared(nn.Module):
         found = compiled.load(key, settings.threads) if use_cache else None
         if found is None:
             separate = self.merged.separate
-            found = lower(self.graph, picture.normalization, ways, settings.threads, every or {}, separate)
+            found = lower(self.graph, picture.normalization, ways, settings.threads, clocks, separate)
             if use_cache:
                 compiled.store(key, found)
-        heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
-        clocks, known = every or {}, decoders or {}
         plans = {head: HeadPlan(head, {}, known.get(head) or raw_decoder(), clocks.get(head, 1)) for head in heads}
         return engine_of(assemble(name, picture, Schedule(), found, plans), profile)
 
     def _picture_size(self) -> tuple[int, int]:
-        shape = self.graph.by_name[self.graph.inputs[0]].shape
-        if len(shape) != 4 or shape[:2] != (1, 3):
-            raise GraphError(f"video needs networks that read one RGB picture, (1, 3, height, width), not {shape}")
-        return shape[2], shape[3]
+        node = self.graph.by_name[self.graph.inputs[0]]
+        if len(node.shape) != 4 or node.shape[:2] != (1, 3) or not node.dtype.is_floating_point:
+            got = f"{node.shape} {node.dtype}"
+            raise GraphError(f"video needs networks that read one RGB picture, (1, 3, height, width) float, not {got}")
+        return node.shape[2], node.shape[3]
 
 
-def _digest(graph: Graph) -> str:
-    """A digest of the calls; weights enter by their own digests."""
-    text = repr((graph.nodes, graph.inputs, sorted(graph.outputs.items())))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checked(model: type[Settings], **given: Any) -> Settings:
+    """A part of a pipeline from keyword arguments. Raises SpecError."""
+    try:
+        return model(**given)
+    except ValidationError as error:
+        faults = [Problem(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        raise SpecError(faults) from None
+
+
+def _require_known(heads: Sequence[str], every: Mapping[str, int], decoders: Mapping[str, Decoder]) -> None:
+    """Refuse clocks and decoders of networks that there are not, and clocks that do not tick."""
+    faults = [
+        Problem(f"{field}.{name}", f"there is no network {name!r}; the networks are {', '.join(heads)}")
+        for field, given in (("every", every), ("decoders", decoders))
+        for name in given
+        if name not in heads
+    ]
+    for name, count in every.items():
+        if type(count) is not int or count < 1:
+            faults.append(Problem(f"every.{name}", f"must be a whole number, at least 1, got {count!r}"))
+    if faults:
+        raise SpecError(faults)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from sharedbb.errors import GraphError
@@ -18,9 +20,8 @@ from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
 
 # Calls that hand their first argument on unchanged when a network only answers. (``view`` is written as ``reshape``,
 # which takes any memory layout, so ``contiguous`` has nothing left to do.)
-PASS_THROUGH = frozenset(
-    {"dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "contiguous", "lift_fresh_copy"}
-)
+DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+PASS_THROUGH = DROPOUTS | {"detach", "alias", "clone", "contiguous", "lift_fresh_copy"}
 
 # Calls whose result shares memory with their first argument.
 VIEWS = frozenset(
@@ -36,14 +37,20 @@ def capture(module: nn.Module, example: Tensor, name: str = "net") -> Graph:
     named ``name`` (one tensor) or ``name.part`` (a dict's keys, a tuple's positions; with an empty ``name`` the keys
     alone). The module is left as it was.
 
-    Raises GraphError when torch.export cannot follow the module.
+    Raises GraphError when torch.export cannot follow the module, when shapes depend on data, and when an answer depends
+    on what the module remembers from call to call.
     """
-    training = module.training
+    if not isinstance(module, nn.Module):
+        raise GraphError(f"{name}: a network is a torch.nn.Module, got a {type(module).__name__}")
+    if not isinstance(example, Tensor):
+        raise GraphError(f"{name}: the example is the one tensor that the network reads, got {type(example).__name__}")
+    modes = {part: part.training for part in module.modules()}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # torch.export prints a graph that it gives up on; what is wrong is in the error.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module.eval(), (example,), strict=False)
-            if _writes_through_views(exported.graph):
+            if _writes_where_others_read(exported):
                 exported = exported.run_decompositions({})
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -52,7 +59,8 @@ def capture(module: nn.Module, example: Tensor, name: str = "net") -> Graph:
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
     finally:
-        module.train(training)
+        for part, mode in modes.items():
+            part.training = mode
     return _Reader(name, exported).read()
 
 
@@ -64,18 +72,31 @@ def _is_in_place(kind: str) -> bool:
     return kind.endswith("_") and not kind.endswith("__")
 
 
-def _writes_through_views(graph: torch.fx.Graph) -> bool:
-    """Whether an in-place operator writes to memory that another value sees under another name."""
-    for node in graph.nodes:
-        kind = _kind(node.target)
-        if node.op == "call_function" and _is_in_place(kind) and kind.rstrip("_") not in PASS_THROUGH:
-            written = node.args[0]
-            aliases = [written, *written.users]
-            if any(alias.op == "call_function" and _kind(alias.target) in VIEWS for alias in aliases):
+def _writes_where_others_read(exported: torch.export.ExportedProgram) -> bool:
+    """Whether an in-place operator writes to a weight, or to memory that another value sees under another name."""
+    inputs = set(exported.graph_signature.user_inputs)
+    memory: dict[torch.fx.Node, Any] = {}  # for results that share memory: whose it is
+    shared = {
+        node for node in exported.graph.nodes if node.op in ("placeholder", "get_attr") and node.name not in inputs
+    }
+    for node in exported.graph.nodes:
+        if node.op != "call_function" or not (node.args and isinstance(node.args[0], torch.fx.Node)):
+            continue
+        kind, owner = _kind(node.target), memory.get(node.args[0], node.args[0])
+        if _is_in_place(kind) and kind.rstrip("_") not in PASS_THROUGH:
+            if owner in shared or kind in ("copy_", "fill_", "zero_"):
                 return True
-            if kind in ("copy_", "fill_", "zero_"):
-                return True
+            memory[node] = owner
+        elif kind.rstrip("_") in PASS_THROUGH or _may_alias(kind, node.target):
+            memory[node] = owner
+            shared.add(owner)
     return False
+
+
+def _may_alias(kind: str, target: Any) -> bool:
+    """Whether a call's result may be its first argument, or a view of it."""
+    schema = getattr(target, "_schema", None)
+    return kind in VIEWS or any(result.alias_info is not None for result in getattr(schema, "returns", ()))
 
 
 class _Reader:
@@ -113,9 +134,9 @@ class _Reader:
                 self.value_of[spec.arg.name] = self._weight(stored[spec.target])
 
     def _weight(self, tensor: Tensor) -> Weight:
-        tensor = tensor.detach()
         found = Weight(digest(tensor))
-        self.weights.setdefault(found.digest, tensor)
+        if found.digest not in self.weights:
+            self.weights[found.digest] = tensor.detach().clone()  # the module may go on being trained
         return found
 
     def _read_call(self, node: torch.fx.Node) -> None:
@@ -140,6 +161,11 @@ class _Reader:
         first = meta[0] if isinstance(meta, tuple | list) else meta
         if not isinstance(first, Tensor):
             raise GraphError(f"{self.name}: {op} gives {type(first).__name__}, not a tensor; shapes must be fixed")
+        if not all(isinstance(extent, int) for extent in first.shape):
+            raise GraphError(
+                f"{self.name}: how much {op} gives depends on the data; shapes must be fixed: leave what selects "
+                f"(masks, suppression of boxes) to a decoder"
+            )
         call = Node(node.name, op, args, kwargs, tuple(map(int, first.shape)), first.dtype, self._origin(node))
         self.nodes.append(call)
         if not self.live.isdisjoint(call.values):
@@ -152,6 +178,8 @@ class _Reader:
         if kind == "getitem":
             source = node.args[0]
             return _kind(source.target) == "_native_batch_norm_legit_no_training"  # type: ignore[union-attr]
+        if kind.rstrip("_") in DROPOUTS and node.args[2]:  # ``train``, written into the network
+            return False
         return kind.rstrip("_") in PASS_THROUGH and isinstance(self._arguments(node.args[0]), Value)
 
     def _redirect(self, target: Any, result: str) -> None:
@@ -173,8 +201,11 @@ class _Reader:
         return "/".join(filter(None, [self.name, path]))
 
     def _outputs(self, answers: Any) -> dict[str, str]:
-        spec = self.exported.call_spec.out_spec
-        tree = pytree.tree_unflatten(list(pytree.tree_leaves(answers)), spec)
+        kinds = [spec.kind for spec in self.exported.graph_signature.output_specs]
+        given = zip(pytree.tree_leaves(answers), kinds, strict=True)
+        told = [answer for answer, kind in given if kind is OutputKind.USER_OUTPUT]
+        self._require_no_memory(told)
+        tree = pytree.tree_unflatten(told, self.exported.call_spec.out_spec)
         named: dict[str, str] = {}
         for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
             if leaf is None:
@@ -183,10 +214,30 @@ class _Reader:
             name = ".".join(filter(None, [self.name, *map(_key, path)]))
             if not isinstance(value, Value) or value.name not in self.live:
                 raise GraphError(f"{name}: an output that does not depend on the input is no answer; leave it out")
+            if name in named or not all(map(_key, path)):
+                raise GraphError(f"{name}: two outputs of this name, or one without a name; give each its own key")
             named[name] = value.name
         if not named:
             raise GraphError(f"{self.name}: the network returns no tensor")
         return named
+
+    def _require_no_memory(self, answers: Iterable[Any]) -> None:
+        """Refuse answers that depend on a buffer that the network writes to: a graph begins anew at every call."""
+        signature = self.exported.graph_signature
+        written = {spec.target for spec in signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION}
+        buffers = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target in written}
+        waiting = [answer for answer in answers if isinstance(answer, torch.fx.Node)] if buffers else []
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            if node.name in buffers:
+                raise GraphError(
+                    f"{self.name}: answers depend on {buffers[node.name]!r}, which the network changes while it runs; "
+                    f"a graph has no memory from call to call"
+                )
+            new = [read for read in node.all_input_nodes if read not in seen]
+            seen.update(new)
+            waiting.extend(new)
 
 
 def _key(step: Any) -> str:
@@ -201,7 +252,10 @@ def _attribute(module: nn.Module, path: str) -> Tensor:
     for part in path.split("."):
         found = getattr(found, part)
     if not isinstance(found, Tensor):
-        raise GraphError(f"{path} is a {type(found).__name__}; control flow inside a network cannot be captured")
+        raise GraphError(
+            f"{path} is a {type(found).__name__}: "
+            f"control flow, and parts under an autocast of their own, cannot be captured"
+        )
     return found
 
 
@@ -225,6 +279,11 @@ def operator_of(op: str) -> Any:
         raise GraphError(
             f"no torch operator {op}; in-place operators need a functional form of the same name"
         ) from None
+
+
+def is_random(node: Node) -> bool:
+    """Whether a call gives something else each time: a generator, or a dropout that was written to drop always."""
+    return node.kind in DROPOUTS or node.kind.startswith(("rand", "bernoulli", "normal", "multinomial", "poisson"))
 
 
 def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sharedbb.graph.capture import digest, operator_of
+from sharedbb.graph.capture import digest, is_random, operator_of
 from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
 from sharedbb.graph.merge import ancestors, prune
 
@@ -20,6 +20,9 @@ Heads = frozenset[str]
 
 # The finest stride after which a group is cut: earlier features are larger than the picture itself.
 FINEST_CUT = 4
+
+# What a frame's other stages are called: a head of such a name must not be mistaken for one of them in a profile.
+NAMES_TAKEN = frozenset({"frame", "transform", "plan", "decode", "draw", "write", "jsonl", "trunk", "network"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def fold_constants(graph: Graph) -> Graph:
             return constants.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf
 
         node = replace(node, args=rewrite(node.args, known), kwargs=rewrite(node.kwargs, known))
-        if node.op == "input" or node.values or node.name in graph.outputs.values() or _is_random(node):
+        if node.op == "input" or node.values or node.name in graph.outputs.values() or is_random(node):
             nodes.append(node)
             continue
 
@@ -87,12 +90,21 @@ def fold_constants(graph: Graph) -> Graph:
     return prune(Graph(tuple(nodes), graph.inputs, graph.outputs, weights))
 
 
-def _is_random(node: Node) -> bool:
-    return node.kind.startswith(("rand", "bernoulli", "normal"))
+def _computed(graph: Graph) -> Graph:
+    """The same graph with answers that are the input itself given by a call: some segment must hold them."""
+    if not set(graph.inputs).intersection(graph.outputs.values()):
+        return graph
+    copies = {
+        name: replace(graph.by_name[name], name=f"{name}_itself", op="aten.mul.Tensor", args=(Value(name), 1.0))
+        for name in graph.inputs
+    }
+    outputs = {answer: copies[name].name if name in copies else name for answer, name in graph.outputs.items()}
+    return prune(Graph((*graph.nodes, *copies.values()), graph.inputs, outputs, graph.weights))
 
 
 def cut(graph: Graph) -> Cut:
     """Cut a graph into segments. Output names say the heads: ``surface`` or ``surface.logits``."""
+    graph = _computed(graph)
     needs = heads_of_nodes(graph)
     everyone = frozenset(head_of(answer) for answer in graph.outputs)
     groups: dict[Heads, list[Node]] = {}
@@ -203,7 +215,7 @@ def _segment(graph: Graph, prefix: str, nodes: Sequence[Node], heads: Heads, *, 
     weights = {key: value for key, value in graph.weights.items() if key in digests}
     part = Graph((*stubs, *nodes), inputs, {name: name for name in outputs}, weights)
     stride = stride_of(graph.by_name[graph.inputs[0]].shape, graph.by_name[outputs[-1]].shape)
-    name = prefix if alone else f"{prefix}/{stride or 'end'}"
+    name = prefix if alone and prefix not in NAMES_TAKEN else f"{prefix}/{stride or 'end'}"
     return Segment(name, part, inputs, outputs, heads, stride)
 
 

@@ -5,6 +5,7 @@ A ``Graph`` is immutable. Nodes are stored in an order in which every argument c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,3 +113,9 @@ class Graph:
     def __repr__(self) -> str:
         answers = {name: self.by_name[node].shape for name, node in self.outputs.items()}
         return f"Graph({self.operators} operators, {len(self.weights)} weights, outputs {answers})"
+
+
+def digest_of(graph: Graph) -> str:
+    """SHA-256 of all that a graph computes; weights enter by their own digests."""
+    text = repr((graph.nodes, graph.inputs, sorted(graph.outputs.items())))
+    return hashlib.sha256(text.encode()).hexdigest()

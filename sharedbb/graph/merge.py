@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sharedbb.errors import GraphError
-from sharedbb.graph.capture import digest
+from sharedbb.graph.capture import digest, is_random
 from sharedbb.graph.ir import Graph, Node, Value, Weight, leaves, rewrite
 
 Key = tuple[Any, ...]
@@ -86,7 +87,7 @@ class _Builder:
         self.nodes: list[Node] = []
         self.weights: dict[str, Tensor] = {}
         self.known: dict[Key, str] = {}
-        self.folded: dict[tuple[str, ...], tuple[str, str]] = {}
+        self.folded: dict[Key, tuple[str, str]] = {}
 
     def add(self, graph: Graph) -> dict[str, str]:
         """Add one graph; returns where each of its nodes stands now."""
@@ -105,6 +106,8 @@ class _Builder:
     def _key(self, graph: Graph, node: Node, moved: Node, mapped: Mapping[str, str]) -> Key:
         """What the node computes, with batch norms seen through to the convolution they fold into."""
         convolution = folded_convolution(graph, node)
+        if is_random(node):
+            return (len(self.nodes),)  # equal to nothing
         if convolution is None:
             return _call_key(moved, moved.args)
         weight, bias = self._fold(graph, convolution, node)
@@ -112,7 +115,7 @@ class _Builder:
         return _call_key(convolution, (args[0], Weight(weight), Weight(bias), *args[3:]))
 
     def _fold(self, graph: Graph, convolution: Node, norm: Node) -> tuple[str, str]:
-        parts = (*convolution.weights, *norm.weights, str(norm.args[7]))
+        parts = (convolution.args[1:3], norm.args[1:5], norm.args[7])
         if parts not in self.folded:
             weight, bias = fold(graph, convolution, norm)
             self.folded[parts] = (digest(weight), digest(bias))
@@ -269,15 +272,24 @@ def _difference(graph: Graph, node: Node, reference: Graph, rival: Node) -> str:
     if pairs[0] != (node, rival) and node.op == rival.op:
         pairs.append((node, rival))
     for a, b in pairs:
-        for position, (one, two) in enumerate(zip(leaves(a.args), leaves(b.args), strict=False)):
+        for which, one, two in _arguments(a, b):
             if isinstance(one, Weight) and isinstance(two, Weight):
                 if one != two:
                     return _weight_difference(a, graph.weights[one.digest], reference.weights[two.digest])
             elif not isinstance(one, Value) and not isinstance(two, Value) and one != two:
-                return f"{a.kind}: argument {position} is {_plain(one)} against {_plain(two)}"
+                return f"{a.kind}: argument {which} is {_plain(one)} against {_plain(two)}"
     if node.shape != rival.shape:
         return f"{node.kind}: result of shape {node.shape} against {rival.shape}"
     return f"{node.kind}: reads other values"
+
+
+def _arguments(a: Node, b: Node) -> Iterator[tuple[int | str, Any, Any]]:
+    """The arguments of two calls side by side, by position and by name; None where one of them has none."""
+    for position, (one, two) in enumerate(zip_longest(leaves(a.args), leaves(b.args))):
+        yield position, one, two
+    named, others = dict(a.kwargs), dict(b.kwargs)
+    for name in sorted({*named, *others}):
+        yield name, named.get(name), others.get(name)
 
 
 def _plain(leaf: Any) -> str:

@@ -23,6 +23,7 @@ VOID = 11
 BLOCK = 24.0  # metres of street that are laid out at a time
 SEEN_BLOCKS = 7
 CLEAR_HALF = 1.4  # metres to either side of the camera that its clear zone takes
+LANE = 1.4  # metres from the middle of the street to that of a lane
 LANE_SPEED = 7.0  # metres a second of all traffic, so that nothing in a lane catches up with anything
 # Where the ground is cut into bands, metres ahead: each is painted from a texture reduced for its distance.
 BANDS = (-2.0, 5.0, 9.0, 16.0, 30.0, 60.0, 120.0, 3000.0)
@@ -30,9 +31,10 @@ BANDS = (-2.0, 5.0, 9.0, 16.0, 30.0, 60.0, 120.0, 3000.0)
 
 @dataclass(frozen=True)
 class Scene:
-    """A street of its own: its seed decides everything in it."""
+    """A street of its own: its seed decides everything in it. ``begin`` is where along it the camera starts."""
 
     seed: tuple[int, ...]
+    begin: float = 0.0
 
     def surfaces(self, camera: Camera, time: float, clear: float = 0.0) -> list[Surface]:
         """What may be seen from the camera, in painting order: sky, ground, shadows, houses, things by distance.
@@ -45,7 +47,9 @@ class Scene:
             surface for block in range(near, near + SEEN_BLOCKS) for surface in _block(self.seed, block, _stamp(block))
         ]
         standing = [surface for surface in standing if not _in_the_way(surface, camera, clear)]
-        placed = [(surface, _depth_of(surface, camera, time)) for surface in (*standing, *_traffic(self.seed))]
+        placed = [
+            (surface, _depth_of(surface, camera, time)) for surface in (*standing, *_traffic(self.seed, self.begin))
+        ]
         order = {ID["building"]: 1}
         by_distance = sorted(
             placed, key=lambda item: (order.get(item[0].class_id, 2) if not item[0].shade else 0, -item[1])
@@ -208,7 +212,7 @@ class _Block:
         z = self.start + float(self.random.uniform(0, 5))
         while z < self.start + BLOCK - 5:
             if self.random.random() < 0.4:
-                x = side * (ROAD_HALF - 1.05)
+                x = side * (ROAD_HALF - 0.6)
                 self.surfaces.extend(car(self.random, x, z, self.instance(), None, oncoming=side < 0))
             z += float(self.random.uniform(5.5, 8))
 
@@ -283,24 +287,26 @@ def car(random: Random, x: float, z: float, instance: int, motion: Motion | None
 
 
 @lru_cache(maxsize=4)
-def _traffic(seed: tuple[int, ...]) -> tuple[Surface, ...]:
-    """Everything that moves."""
+def _traffic(seed: tuple[int, ...], begin: float) -> tuple[Surface, ...]:
+    """Everything that moves; nothing of it begins where the camera does."""
     random = np.random.default_rng([*seed, 3])
     moving: list[Surface] = []
     numbers = iter(range(1, 1000))
-    for lane, direction in ((1.7, 1), (-1.7, -1)):
+    for lane, direction in ((LANE, 1), (-LANE, -1)):
         for start in np.arange(12, 138, random.uniform(22, 45)):
-            motion = Motion(float(start), direction * LANE_SPEED)
+            motion = Motion(begin + float(start), direction * LANE_SPEED)
             moving += car(random, lane, 0.0, next(numbers), motion, oncoming=direction < 0)
     for _ in range(int(random.integers(4, 10))):
         side = int(random.choice([-1, 1]))
         x = side * float(random.uniform(ROAD_HALF + 1.4, PAVEMENT_HALF - 0.7))
-        motion = Motion(float(random.uniform(5, 90)), float(random.choice([-1, 1]) * random.uniform(0.8, 1.6)), 90.0)
+        motion = Motion(
+            begin + float(random.uniform(5, 90)), float(random.choice([-1, 1]) * random.uniform(0.8, 1.6)), 90.0
+        )
         high = float(random.uniform(1.5, 1.9))
         moving += standing(x, 0.0, (high / 2, high), actors.pedestrian(random), "pedestrian", next(numbers), motion)
     for _ in range(int(random.integers(1, 4))):
         side = int(random.choice([-1, 1]))
-        motion = Motion(float(random.uniform(8, 100)), side * float(random.uniform(3, 5.5)), 110.0)
-        x = side * (ROAD_HALF - 0.55)
+        motion = Motion(begin + float(random.uniform(8, 100)), side * float(random.uniform(3, 5.5)), 110.0)
+        x = side * (ROAD_HALF - 1.7)
         moving += standing(x, 0.0, (1.75, 1.75), actors.cyclist(random), "cyclist", next(numbers), motion)
     return tuple(moving)

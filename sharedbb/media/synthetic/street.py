@@ -137,11 +137,11 @@ class StreetVideo:
         """Where the camera is and looks at a frame."""
         scene = self.scene_of(index)
         random = np.random.default_rng([self._seed, scene, 0])
-        begin, x, sway = float(random.uniform(0, 400)), float(random.uniform(0.8, 2.2)), float(random.uniform(0, 6.28))
+        x, sway = float(random.uniform(1.1, 1.6)), float(random.uniform(0, 6.28))
         time = index / self._rate
         focal = self._size.width * float(random.uniform(0.78, 1.05))
         yaw, pitch = float(random.uniform(-0.05, 0.05)), float(random.uniform(-0.02, 0.06))
-        z = begin
+        z = self._begin(scene)
         if self._motion == "drive":
             z += SPEED * time
             yaw += 0.02 * math.sin(0.5 * time + sway)
@@ -153,8 +153,12 @@ class StreetVideo:
                 yaw += 0.35 * math.sin(0.45 * time + sway)
         return Camera(self._size, focal, (x, -EYE if self._motion == "drive" else -EYE * 1.5, z), yaw, pitch)
 
+    def _begin(self, scene: int) -> float:
+        """Where along the street the camera is at time 0 of a scene's clock."""
+        return float(np.random.default_rng([self._seed, scene, 5]).uniform(0, 400))
+
     def _painted(self, index: int, *, labels: bool) -> Canvas:
-        scene = Scene((self._seed, self.scene_of(index)))
+        scene = Scene((self._seed, self.scene_of(index)), self._begin(self.scene_of(index)))
         time = index / self._rate
         camera, following = self.camera_at(index), self._following(index)
         canvas = Canvas(self._size, labels=labels, haze=scene.haze, visibility=scene.visibility)
