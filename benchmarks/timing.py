@@ -20,6 +20,7 @@ from rich.table import Table
 from sharedbb.compiler.choose import machine
 
 RESULTS = Path(__file__).parent / "results"
+SETTLE_SECONDS = 0.005
 PACKAGES = ("sharedbb", "torch", "torchvision", "openvino", "onnxruntime", "numpy", "av", "opencv-python-headless")
 
 
@@ -46,10 +47,17 @@ class Timing:
 
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 5) -> dict[str, Timing]:
-    """Time every case ``rounds`` times, one after another in every round, so that what disturbs one disturbs all."""
+    """Time every case ``rounds`` times, one after another in every round, so that what disturbs one disturbs all.
+
+    The order rotates, and before each case the threads of the one before it get time to go to sleep: worker threads
+    that still spin would slow down whoever comes next.
+    """
     taken: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases.items())
     for round_ in range(rounds + warm):
-        for name, case in cases.items():
+        order = order[1:] + order[:1]
+        for name, case in order:
+            time.sleep(SETTLE_SECONDS)
             start = time.perf_counter()
             case()
             if round_ >= warm:

@@ -137,6 +137,8 @@ class Frame:
 
         Raises FrameError for any other shape or type, NaN or infinity, values outside 0–1, or an empty picture.
         """
+        if order not in ("rgb", "bgr"):
+            raise FrameError(f"the order of a frame's colours is 'rgb' or 'bgr', got {order!r}")
         if isinstance(picture, Frame):
             return picture
         if hasattr(picture, "planes") and hasattr(picture, "to_ndarray"):

@@ -157,3 +157,8 @@ def test_a_result_is_a_mapping_that_becomes_one_json_line() -> None:
         "heads": {"scene": {"value": 3}},
         "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full"}},
     }
+
+
+def test_an_order_of_colours_that_there_is_not() -> None:
+    with pytest.raises(FrameError, match="'rgb' or 'bgr', got 'hsv'"):
+        Frame.of(np.zeros((4, 4, 3), np.uint8), order="hsv")

@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharedbb import media
 from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.compiled import Compiled
+from sharedbb.errors import Problem, SpecError
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
-from sharedbb.registry import BACKENDS, HEADS, resolve
+from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
 from sharedbb.runtime import Engine
 from sharedbb.spec import Head, Input, Pipeline, Schedule
 from sharedbb.transforms import RgbIntake
+
+if TYPE_CHECKING:
+    from sharedbb.graph.ir import Graph
 
 ARTIFACT = ".sbb"
 
@@ -33,12 +37,16 @@ def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profi
 
     Raises SharedBBError: weights that are missing or do not fit, taps that do not exist, nothing that can run it.
     """
+    if not isinstance(pipeline, Pipeline):
+        raise SpecError([Problem("", f"compile takes what sharedbb.load(path) gives, got a {type(pipeline).__name__}")])
     ways = candidates(pipeline.runtime)
-    name = cache.key(_deciding_facts(pipeline, ways))
+    # Whether code that is not ours would build the same network again, only the network itself can tell.
+    graph = None if _is_built_in(pipeline) else _graph(pipeline)
+    name = cache.key(_deciding_facts(pipeline, ways, graph))
     cached = pipeline.runtime.cache if use_cache is None else use_cache
     found = compiled.load(name, pipeline.runtime.threads) if cached else None
     if found is None:
-        found = _build(pipeline, ways)
+        found = _build(pipeline, ways, graph or _graph(pipeline))
         if cached:
             compiled.store(name, found)
     heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
@@ -83,12 +91,19 @@ def engine_of(program: Program, profile: bool) -> Engine:
     return Engine(program, media.open_source, profiler)
 
 
-def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate]) -> dict[str, Any]:
+def _is_built_in(pipeline: Pipeline) -> bool:
+    """Whether backbone and heads are the package's own, whose source is part of the cache's key."""
+    builders = [BACKBONES[pipeline.backbone.arch].build, *(HEADS[spec.type].build for spec in pipeline.heads.values())]
+    return all(isinstance(build, Lazy) and build.target.startswith("sharedbb.") for build in builders)
+
+
+def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph | None) -> dict[str, Any]:
     """Everything outside the package's own source that decides the compiled result."""
     described = pipeline.model_dump(mode="json")
     weights = pipeline.backbone.weights
     return {
         "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads")},
+        "graph": graph and graph.digest,
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
         "ways": [str(way) for way in ways],
         "versions": {way.backend: resolve(BACKENDS[way.backend]).version() for way in ways},
@@ -102,15 +117,20 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(pipeline: Pipeline, ways: Sequence[Candidate]) -> Compiled:
-    """Build the network, capture it, cut it, compile its segments."""
+def _graph(pipeline: Pipeline) -> Graph:
+    """Build the network and capture it."""
     import torch
 
-    from sharedbb.compiler.lower import lower
     from sharedbb.graph.capture import capture
 
     size = pipeline.input.network_size
-    graph = capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
+    return capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
+
+
+def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph) -> Compiled:
+    """Cut the network and compile its segments."""
+    from sharedbb.compiler.lower import lower
+
     every = {head: spec.every for head, spec in pipeline.heads.items()}
     return lower(graph, pipeline.input.normalization, ways, pipeline.runtime.threads, every)
 

@@ -15,7 +15,7 @@ from sharedbb.compiler.lower import lower
 from sharedbb.errors import GraphError, Problem, SpecError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cut import head_of
-from sharedbb.graph.ir import Graph, digest_of
+from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
@@ -48,8 +48,8 @@ class Shared(nn.Module):
     """Several networks as one graph: call it like a network, ask it what is shared, or compile it for video.
 
     ``shared(x)`` returns each network's answer by name: a bare tensor for a network with one output, otherwise a dict
-    of its output names (``"boxes"``, ``"0"`` of a tuple, ``"boxes.0"`` of a tuple in a dict). In eager torch every answer
-    equals the network's own, bit for bit.
+    of its output names (``"boxes"``, ``"0"`` of a tuple, ``"boxes.0"`` of a tuple in a dict). In eager torch every
+    answer equals the network's own, bit for bit.
     """
 
     def __init__(self, merged: Merged) -> None:
@@ -64,10 +64,9 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         """Run all networks on one input, of the example's shape. Raises GraphError for another one."""
-        expected = self.graph.by_name[self.graph.inputs[0]]
-        if tuple(x.shape) != expected.shape or x.dtype != expected.dtype:
-            got = f"{tuple(x.shape)} {x.dtype}"
-            raise GraphError(f"these networks were merged for {expected.shape} {expected.dtype}, got {got}; merge anew")
+        expected = self.graph.by_name[self.graph.inputs[0]].shape
+        if tuple(x.shape) != expected:
+            raise GraphError(f"these networks were merged on an example of shape {expected}, got {tuple(x.shape)}")
         answers: dict[str, Any] = {}
         for name, value in self._module(x).items():
             head, _, part = name.partition(".")
@@ -128,7 +127,7 @@ class Shared(nn.Module):
         ways = candidates(settings)
         key = cache.key(
             {
-                "graph": digest_of(self.graph),
+                "graph": self.graph.digest,
                 "ways": [str(way) for way in ways],
                 "input": picture.model_dump(mode="json"),
                 "every": dict(clocks),

@@ -110,12 +110,12 @@ class Graph:
         """Number of operator calls: inputs and ``getitem`` not counted."""
         return sum(node.op not in ("input", "getitem") for node in self.nodes)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the graph computes; weights enter by their own digests."""
+        text = repr((self.nodes, self.inputs, sorted(self.outputs.items())))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def __repr__(self) -> str:
         answers = {name: self.by_name[node].shape for name, node in self.outputs.items()}
         return f"Graph({self.operators} operators, {len(self.weights)} weights, outputs {answers})"
-
-
-def digest_of(graph: Graph) -> str:
-    """SHA-256 of all that a graph computes; weights enter by their own digests."""
-    text = repr((graph.nodes, graph.inputs, sorted(graph.outputs.items())))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, Literal
 
 from sharedbb.errors import FrameError
@@ -86,9 +87,7 @@ class Engine:
         live = bool(getattr(opened, "live", False))
         with _closing(opened), Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
             dropped = 0
-            for count, frame in enumerate(frames):
-                if max_frames is not None and count >= max_frames:
-                    break
+            for frame in islice(frames, max_frames):
                 for _ in range(frames.dropped - dropped):
                     self.profiler.drop(name)
                 dropped = frames.dropped
@@ -119,6 +118,8 @@ class Engine:
         return Frame.of(picture, index=state.frames, timestamp=timestamp, order=order)
 
     def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
+        if isinstance(heads, str):
+            heads = (heads,)
         unknown = [head for head in heads or () if head not in self.program.heads]
         if unknown:
             raise FrameError(f"no head named {unknown[0]!r}; this pipeline has {', '.join(self.program.heads)}")

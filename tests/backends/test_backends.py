@@ -196,3 +196,57 @@ def test_an_operator_that_openvino_lacks_is_said() -> None:
 
     with pytest.raises(BackendError, match="openvino cannot convert the network: "):
         OpenVINOBackend("f32").compile(cut(capture(Odd(), torch.zeros(1, 3, 8, 8))), NORMALIZATION)
+
+
+class Tapped(nn.Module):
+    """An answer that another head goes on from, one that is the picture, one in five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()), nn.Conv2d(8, 2, 1)
+        self.register_buffer("scale", torch.linspace(0, 1, 2).view(1, 1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.stem(x)
+        split = features.view(1, 4, 2, *features.shape[2:]) * self.scale.to(features.dtype)
+        return {"features": features, "logits": self.last(features), "picture": x, "split": split}
+
+
+@pytest.mark.parametrize(("kind", "precision"), CASES)
+def test_answers_that_are_features_pictures_or_of_five_dimensions(
+    kind: Any, precision: str, picture: np.ndarray
+) -> None:
+    torch.manual_seed(0)
+    graph = capture(Tapped().eval(), torch.zeros(1, 3, SIZE.height, SIZE.width), "")
+    parts, backend = cut(graph), kind(precision)
+    (got,) = _run(backend, parts, _compiled(backend, parts), [picture])
+    x = torch.from_numpy(picture).permute(0, 3, 1, 2).float()
+    x = (x - torch.tensor(NORMALIZATION.mean).view(1, 3, 1, 1)) / torch.tensor(NORMALIZATION.std).view(1, 3, 1, 1)
+    _near(got, {name: _nhwc(value).numpy() for name, value in run(graph, x).items()}, precision)
+
+
+@pytest.mark.parametrize("kind", [EagerBackend, OpenVINOBackend])
+def test_networks_of_another_float_type_read_the_picture(kind: Any, picture: np.ndarray) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    expected: dict[str, np.ndarray] = {}
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        example = torch.zeros(1, 3, SIZE.height, SIZE.width, dtype=dtype)
+        parts, backend = cut(capture(network.to(dtype), example, "")), kind("f32")
+        (got,) = _run(backend, parts, _compiled(backend, parts), [picture])
+        expected = expected or got
+        _near(got, expected, "f32" if dtype is torch.float64 else "f16")
+
+
+def test_torch_compile_does_not_give_up_on_many_segments(parts: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps eight compiled forms of one function, and there are more segments than that."""
+    plain = torch.compile
+
+    def without_a_compiler(module: Any, **options: Any) -> Any:
+        return plain(module, backend="eager", fullgraph=options["fullgraph"], dynamic=options["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    backend = InductorBackend.__new__(InductorBackend)
+    backend.precision, backend.device = "f32", "cpu"
+    compiled = [executable for _ in range(4) for executable in _compiled(backend, parts)]
+    assert len(compiled) > 8

@@ -146,6 +146,38 @@ def test_the_key_changes_with_whatever_decides_the_result(own_cache: Path, tmp_p
     assert len(list(own_cache.iterdir())) == 2
 
 
+def test_parts_of_the_users_own_are_known_by_the_network_they_build(own_cache: Path, picture: np.ndarray) -> None:
+    """The package's source is in the key, that of others is not: their network itself has to be."""
+    answers = []
+    for factor in (1.0, -1.0, 1.0):
+
+        def build(weights: str | None = None, factor: float = factor) -> Tiny:
+            torch.manual_seed(0)
+            made = Tiny()
+            with torch.no_grad():
+                made.stem.weight.mul_(factor)
+            return made
+
+        sb.register_backbone("changing", build)
+        text = PIPELINE.format(arch="changing", backend="openvino", precision="f32")
+        answers.append(sb.compile(sb.loads(text)).step(picture)["surface"].logits)
+        BACKBONES.unregister("changing")
+    assert len(list(own_cache.iterdir())) == 2
+    assert np.array_equal(answers[0], answers[2])
+    assert not np.allclose(answers[0], answers[1], atol=1e-3)
+
+
+def test_the_key_changes_with_the_versions_that_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache.key({})
+    monkeypatch.setattr(cache, "installed_versions", lambda: {"torch": "1.0", "python": "3.11.7"})
+    assert cache.key({}) != before
+
+
+def test_what_is_no_pipeline_is_said() -> None:
+    with pytest.raises(sb.SpecError, match="compile takes what sharedbb"):
+        sb.compile("pipelines/street.yaml")
+
+
 def test_old_entries_make_room(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "KEPT", 3)
     for number in range(5):

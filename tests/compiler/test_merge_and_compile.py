@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +104,64 @@ def test_names_and_inputs_are_checked(networks: dict[str, nn.Module]) -> None:
         sb.merge({"a.b": networks["seg"]}, torch.rand(1, 3, 8, 8))
     with pytest.raises(GraphError, match="one RGB picture"):
         sb.merge({"a": nn.Conv2d(4, 1, 1)}, torch.rand(1, 4, 32, 32)).compile(backend="eager")
+
+
+def _small() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {"a": nn.Conv2d(3, 4, 3, 2, 1).eval()}
+
+
+def test_pictures_of_any_size_are_compiled() -> None:
+    shared = sb.merge(_small(), torch.rand(1, 3, 50, 70))
+    result = shared.compile(backend="eager", use_cache=False).step(np.zeros((9, 9, 3), np.uint8))
+    assert result["a"].arrays["output"].shape == (1, 4, 25, 35)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"normalize": "imgnet"}, "normalize.*'imagenet', 'unit' or 'none'"),
+        ({"fit": "box"}, "fit.*'letterbox', 'stretch' or 'crop'"),
+        ({"thread": 2}, "thread: "),
+        ({"backend": "tensorrt"}, "backend: must be 'auto', 'eager'"),
+        ({"every": {"b": 2}}, "every.b: there is no network 'b'; the networks are a"),
+        ({"every": {"a": 0}}, "every.a: must be a whole number, at least 1, got 0"),
+        ({"decoders": {"b": None}}, "decoders.b: there is no network 'b'"),
+    ],
+)
+def test_settings_that_cannot_be_are_said(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(sb.SpecError, match=said):
+        sb.merge(_small(), torch.rand(1, 3, 32, 32)).compile(**{"backend": "eager", "use_cache": False, **asked})
+
+
+def test_an_input_of_another_shape_is_refused() -> None:
+    class Folded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(x.shape[0], -1).mean(1)
+
+    shared = sb.merge({"a": Folded()}, torch.rand(1, 3, 8, 8))
+    with pytest.raises(GraphError, match=r"example of shape \(1, 3, 8, 8\), got \(2, 3, 8, 8\)"):
+        shared(torch.rand(2, 3, 8, 8))
+
+
+def test_what_is_no_mapping_of_modules_is_said() -> None:
+    example = torch.rand(1, 3, 8, 8)
+    with pytest.raises(GraphError, match="by name"):
+        sb.merge([nn.Identity()], example)
+    with pytest.raises(GraphError, match="1 cannot name a network"):
+        sb.merge({1: nn.Identity()}, example)
+    with pytest.raises(GraphError, match="float, not"):
+        sb.merge({"a": nn.Identity()}, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).compile()
+
+
+def test_training_on_does_not_change_what_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAREDBB_CACHE", str(tmp_path))
+    networks, picture = _small(), np.full((32, 32, 3), 200, np.uint8)
+    shared = sb.merge(networks, torch.rand(1, 3, 32, 32))
+    settings = {"backend": "openvino", "device": "cpu", "precision": "f32"}
+    before = shared.compile(**settings).step(picture)["a"].arrays["output"]
+    with torch.no_grad():
+        networks["a"].weight.neg_()
+    assert np.array_equal(shared.compile(**settings).step(picture)["a"].arrays["output"], before)
+    again = sb.merge(networks, torch.rand(1, 3, 32, 32)).compile(**settings).step(picture)["a"].arrays["output"]
+    assert not np.allclose(again, before, atol=1e-2)

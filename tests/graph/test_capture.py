@@ -121,3 +121,123 @@ def test_nodes_know_what_they_read() -> None:
     assert node.values == ("x", "y", "x")
     assert node.kind == "cat"
     assert list(leaves((1, (2, (3,)), ()))) == [1, 2, 3]
+
+
+def test_every_part_keeps_its_own_mode(picture: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    network[1].eval()  # a frozen norm inside of a network in training
+    capture(network, picture)
+    assert [part.training for part in network.modules()] == [True, True, False]
+
+
+def test_training_on_does_not_change_what_was_captured(picture: Tensor) -> None:
+    network = nn.Conv2d(3, 4, 1)
+    graph = capture(network, picture)
+    before = run(graph, picture)["net"]
+    with torch.no_grad():
+        network.weight.add_(1)
+    assert torch.equal(run(graph, picture)["net"], before)
+
+
+class _Written(nn.Module):
+    """Writes to memory that is read again under another name."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("counter", torch.zeros(1))
+        self.register_buffer("zero", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 1
+        if self.how == "counter":
+            self.counter += 1  # nothing reads it; `zero` has the same content
+            return y + self.zero
+        if self.how == "same dtype":
+            y.to(torch.float32).add_(1)
+            return y
+        if self.how == "copy":
+            y.permute(0, 2, 3, 1).contiguous().add_(1)
+            return y
+        if self.how == "clone":
+            y.clone().add_(1)
+            return y * 2
+        z = nn.functional.dropout(y.view(-1), 0.5, training=False)
+        z.add_(1)
+        return y
+
+
+@pytest.mark.parametrize("how", ["counter", "same dtype", "copy", "clone", "view of a view"])
+def test_writing_is_seen_where_the_memory_is_read(how: str, picture: Tensor) -> None:
+    network = _Written(how).eval()
+    with torch.no_grad():
+        assert torch.equal(run(capture(network, picture), picture)["net"], network(picture))
+
+
+class _Remembers(nn.Module):
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_place:
+            self.mean.add_(x.mean())
+        else:
+            self.mean.copy_(0.9 * self.mean + x.mean())
+        return x - self.mean
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_network_that_remembers_is_refused(in_place: bool, picture: Tensor) -> None:
+    with pytest.raises(GraphError, match="odd: answers depend on 'mean', which the network changes"):
+        capture(_Remembers(in_place).eval(), picture, "odd")
+
+
+def test_a_dropout_that_always_drops_stays(picture: Tensor) -> None:
+    class Always(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.5)
+
+    graph = capture(Always().eval(), picture)
+    assert [node.kind for node in graph.nodes] == ["input", "dropout"]
+    assert not torch.equal(run(graph, picture)["net"], run(graph, picture)["net"])
+
+
+class _Selects(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x > 0.5]
+
+
+class _SameNames(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, object]:
+        return {"a.b": x + 1, "a": {"b": x + 2}}
+
+
+class _NoName(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"": x + 1}
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "said"),
+    [
+        (_Selects(), torch.rand(1, 3, 8, 8), "bad: how much aten.index.Tensor gives depends on the data"),
+        (_SameNames(), torch.rand(1, 3, 8, 8), r"bad.a.b: two outputs of this name"),
+        (_NoName(), torch.rand(1, 3, 8, 8), "one without a name"),
+        (lambda x: x, torch.rand(1, 3, 8, 8), "bad: a network is a torch.nn.Module, got a function"),
+        (nn.Identity(), None, "bad: the example is the one tensor that the network reads, got NoneType"),
+    ],
+)
+def test_what_cannot_be_captured_is_said(
+    module: nn.Module, example: Tensor, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(GraphError, match=said):
+        capture(module, example, "bad")
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_but_the_error_is_said(picture: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(GraphError):
+        capture(_DependsOnData(), picture)
+    assert capsys.readouterr().err == ""

@@ -126,3 +126,27 @@ def test_parts_of_a_tuple_stay_with_the_call_that_makes_it(picture: Tensor) -> N
     assert all(needs[node.name] == needs[node.values[0]] for node in graph.nodes if node.op == "getitem")
     got, expected = _execute(cut(graph), picture, frozenset(["one"])), run(graph, picture)
     assert torch.equal(got["one"], expected["one"])
+
+
+def test_an_answer_that_is_the_input_itself_is_held_by_a_segment(picture: Tensor) -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"same": x, "twice": x * 2}
+
+    parts = cut(capture(Same(), picture, ""))
+    answers = _execute(parts, picture, frozenset(["same", "twice"]))
+    assert "input" not in parts.answers.values()
+    assert torch.equal(answers["same"], picture)
+    assert torch.equal(answers["twice"], picture * 2)
+
+
+def test_a_head_called_like_a_stage_of_the_frame_has_another_segment_name(picture: Tensor) -> None:
+    stem, last = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 2, 1)
+
+    class Heads(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"decode": stem(x).relu(), "plan": last(stem(x))}
+
+    names = [segment.name for segment in cut(capture(Heads().eval(), picture, "")).segments]
+    assert not {"decode", "plan"} & set(names)
+    assert len(set(names)) == len(names)

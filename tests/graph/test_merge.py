@@ -162,3 +162,26 @@ def test_a_norm_that_cannot_be_folded_stays(picture: Tensor) -> None:
     network = Twice().eval()
     folded = fold_batch_norms(capture(network, picture))
     assert [node.kind for node in folded.nodes] == ["input", "conv2d", "batch_norm", "add"]
+
+
+class _Gelu(nn.Module):
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(x, approximate=self.approximate)
+
+
+def test_a_different_named_argument_is_named(picture: Tensor) -> None:
+    merged = merge({"a": capture(_Gelu("none"), picture, "a"), "b": capture(_Gelu("tanh"), picture, "b")})
+    assert merged.partings[0].reason == "gelu: argument approximate is 'tanh' against None"
+
+
+def test_random_calls_are_never_one(picture: Tensor) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + torch.randn(8), x + torch.randn(8)
+
+    answers = run(merge({"a": capture(Noisy(), picture[..., :8], "a")}).graph, picture[..., :8])
+    assert not torch.equal(answers["a.0"], answers["a.1"])

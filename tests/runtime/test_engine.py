@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -137,6 +138,27 @@ def test_a_stream_may_be_cut_short_and_started_again(program: Program, grey: Gre
     assert len(list(engine.stream(frames, max_frames=4))) == 4
     first = next(iter(engine.stream(frames)))
     assert first.freshness["slow"].ran
+
+
+def test_no_more_frames_are_waited_for_than_asked_for(
+    program: Program, grey: Grey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharedbb.runtime.streams.PARTING_SECONDS", 0.01)
+    more = threading.Event()
+
+    def camera() -> Iterator[Frame]:
+        yield Frame.of(grey(1), index=0)
+        yield Frame.of(grey(2), index=1)
+        if not more.wait(10):
+            raise SourceError("a third frame was waited for")
+
+    assert [result.index for result in Engine(program).stream(camera(), max_frames=2)] == [0, 1]
+    more.set()
+    assert list(Engine(program).stream([grey(1)], max_frames=0)) == []
+
+
+def test_one_head_may_be_named_without_a_list(program: Program, grey: Grey) -> None:
+    assert set(Engine(program).step(grey(5), heads="slow")) == {"slow"}
 
 
 def test_what_breaks_a_source_arrives_after_the_frames_before_it(program: Program, grey: Grey) -> None:
