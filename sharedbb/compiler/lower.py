@@ -10,7 +10,7 @@ from typing import Any
 
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.compiled import Compiled
-from sharedbb.compiler.measure import in_turn, interleaved, segment_calls
+from sharedbb.compiler.measure import Call, in_turn, interleaved, segment_calls
 from sharedbb.errors import BackendError
 from sharedbb.graph.cost import cost
 from sharedbb.graph.cut import Cut, Segment, cut, fold_constants, head_of, heads_of_nodes, whole
@@ -59,24 +59,29 @@ def lower(
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """All segments compiled one way."""
+    """All segments compiled one way; each of ``calls`` runs one of them."""
 
     way: Candidate
     backend: Any
     executables: Sequence[Any]
+    calls: Sequence[Call]
 
 
 def _build(
     parts: Cut, normalization: Normalization, ways: Sequence[Candidate], threads: int | None
 ) -> tuple[list[_Built], list[str]]:
-    """Every candidate that can compile the segments, and why others cannot."""
+    """Every candidate that can compile and run the segments, and why others cannot."""
     built, failures = [], []
     for way in ways:
         try:
             backend = way.make(threads)
-            built.append(_Built(way, backend, backend.compile(parts, normalization)))
+            executables = backend.compile(parts, normalization)
+            built.append(_Built(way, backend, executables, segment_calls(backend, executables, parts)))
         except BackendError as error:
             failures.append(str(error))
+        except RuntimeError as error:  # an operator that this precision or device does not have
+            reason = str(error).strip() or type(error).__name__
+            failures.append(f"{way} cannot run the network: {reason.splitlines()[0]}")
     if not built:
         raise BackendError("; ".join(failures))
     return built, failures
@@ -84,11 +89,7 @@ def _build(
 
 def _fastest(built: Sequence[_Built], parts: Cut) -> tuple[_Built, list[float], list[str]]:
     """The fastest candidate, the milliseconds of its segments, and what was measured in words."""
-    cases = {
-        (one.way, position): call
-        for one in built
-        for position, call in enumerate(segment_calls(one.backend, one.executables, parts))
-    }
+    cases = {(one.way, position): call for one in built for position, call in enumerate(one.calls)}
     times = interleaved(cases, built[0].way.device)
     by_way = {one.way: [times[one.way, position] for position in range(len(parts.segments))] for one in built}
     best = min(built, key=lambda one: sum(by_way[one.way]))
@@ -113,11 +114,10 @@ def _fuse(
     """One stage for each set of heads, kept where it is faster than the segments that it replaces."""
     together = replace(parts, segments=tuple(whole(parts, heads) for heads in sets))
     executables = best.backend.compile(together, normalization)
-    apart = segment_calls(best.backend, best.executables, parts)
     kept, said = {}, []
     calls = segment_calls(best.backend, executables, together)
     for heads, segment, executable, call in zip(sets, together.segments, executables, calls, strict=True):
-        needed = [apart[at] for at, part in enumerate(parts.segments) if part.heads & heads]
+        needed = [best.calls[at] for at, part in enumerate(parts.segments) if part.heads & heads]
         times = interleaved({"fused": call, "segments": in_turn(needed)}, best.way.device)
         chosen = min(times, key=lambda case: times[case])
         said.append(f"{segment.name}: {times['segments']:.2f} ms by segments, {times['fused']:.2f} ms fused ({chosen})")

@@ -158,6 +158,7 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
     """Cut one group after the best single tensor of each stride between its inputs' and its end's."""
     tall = graph.by_name[graph.inputs[0]].shape
     members = {node.name for node in nodes}
+    tuples = {node.values[0] for node in nodes if node.op == "getitem"}
     read = {name for node in nodes for name in node.values if name not in members}
     coarsest = max((stride_of(tall, graph.by_name[name].shape) or 1 for name in read), default=1)
     final = next((stride for node in reversed(nodes) if (stride := stride_of(tall, node.shape))), None)
@@ -169,7 +170,7 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
         if last_use[node.name] > position:
             open_values.add(node.name)
         stride = stride_of(tall, node.shape)
-        if open_values != {node.name} or node.op == "getitem" or stride in (None, final):
+        if open_values != {node.name} or node.op == "getitem" or node.name in tuples or stride in (None, final):
             continue
         if stride < FINEST_CUT or stride <= coarsest:
             continue

@@ -17,7 +17,8 @@ class StreamState:
 
     ``sessions`` are its own uses of the stages, ``features`` holds every stage's latest results by name, ``outputs``
     every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last ran, ``frames`` how
-    many frames the stream has seen, ``pace`` how much longer stages take than when they were compiled.
+    many frames the stream has seen, ``pace`` how much longer stages take than when they were compiled, ``begun`` when
+    the stages of the frame at hand began, None where that tells nothing about the pace.
     """
 
     def __init__(self, program: Program, name: str) -> None:
@@ -35,6 +36,7 @@ class StreamState:
         self.outputs: dict[str, Output] = {}
         self.last_run: dict[str, tuple[int, float]] = {}
         self.pace = 1.0
+        self.begun: float | None = None
         self.intake = self._intake_of(self.picture.array)
         self._geometry: Geometry | None = None
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 import sharedbb as sb
+from sharedbb.backends.torch_backends import EagerBackend, TorchExecutable
 from sharedbb.compiler import build_network, cache
 from sharedbb.compiler.choose import Candidate, candidates, device_of
-from sharedbb.compiler.lower import due_together
+from sharedbb.compiler.lower import due_together, lower
 from sharedbb.errors import BackendError, SharedBBError, WeightsError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cut import cut, fold_constants, whole
 from sharedbb.graph.merge import fold_batch_norms
 from sharedbb.profiling import Profiler
 from sharedbb.program import Stage
-from sharedbb.registry import BACKBONES
+from sharedbb.registry import BACKBONES, BACKENDS
 from sharedbb.runtime import Engine
 from sharedbb.spec import Runtime
 
@@ -241,6 +243,30 @@ def test_a_fused_stage_answers_what_its_segments_answer(backend: str, picture: n
     assert np.allclose(answers[0]["surface"].logits, answers[1]["surface"].logits, atol=1e-4)
     assert np.allclose(answers[0]["look"].vector, answers[1]["look"].vector, atol=1e-4)
     assert np.allclose(answers[0]["scene"].probabilities, answers[1]["scene"].probabilities, atol=1e-4)
+
+
+def test_what_cannot_run_is_not_chosen() -> None:
+    class Lacking(EagerBackend):
+        name = "lacking"
+
+        def _compiled(self, segment: Any, module: Any) -> TorchExecutable:
+            def run(*features: Tensor) -> tuple[Tensor, ...]:
+                raise RuntimeError("no kernel for this type\nand a long story")
+
+            return TorchExecutable(run)
+
+    sb.register_backend("lacking", Lacking)
+    try:
+        graph = capture(nn.Conv2d(3, 4, 4, 4), torch.zeros(1, 3, 32, 32), "a")
+        unit = _pipeline().input.normalization
+        lacking, eager = Candidate("lacking", "f32", "cpu"), Candidate("eager", "f32", "cpu")
+        found = lower(graph, unit, (lacking, eager), None, {})
+        assert found.backend.name == "eager"
+        assert "lacking f32 on cpu cannot run the network: no kernel for this type" in found.choices
+        with pytest.raises(BackendError, match=r"cannot run the network: no kernel for this type$"):
+            lower(graph, unit, (lacking,), None, {})
+    finally:
+        BACKENDS.unregister("lacking")
 
 
 def test_candidates_follow_what_is_asked() -> None:

@@ -98,6 +98,17 @@ def test_one_network_alone_is_cut_by_stride(arch: str, picture: Tensor) -> None:
     )
 
 
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x1_0", "googlenet", "swin_t"])
+def test_only_tensors_cross_from_segment_to_segment(arch: str) -> None:
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
+    parts = cut(capture(getattr(torchvision.models, arch)(**options).eval(), picture, "only"))
+    graph = parts.graph
+    assert len(parts.segments) > 2
+    for name in parts.features:
+        assert not any(graph.by_name[user].op == "getitem" for user in graph.users[name])
+
+
 def test_constants_are_computed_once(picture: Tensor) -> None:
     class Grid(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -112,9 +112,14 @@ def test_what_only_ever_was_skipped_is_no_stage_but_has_its_reasons(clock: Any) 
 
 def test_an_exception_is_recorded_as_failed_and_goes_on(clock: Any) -> None:
     profiler = Profiler()
-    with pytest.raises(ValueError, match="broken"), profiler.frame("main", 0), profiler.span("network"):
-        clock.move(1)
-        raise ValueError("broken")
+
+    def breaks() -> None:
+        with profiler.frame("main", 0), profiler.span("network"):
+            clock.move(1)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        breaks()
     with profiler.frame("main", 1), profiler.span("network"):
         clock.move(1)
     recording = profiler.recording()

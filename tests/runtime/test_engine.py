@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,28 @@ def test_the_pace_follows_what_frames_take(program: Program) -> None:
     assert state.pace == pytest.approx(3.0, rel=0.01)
     state.keep_pace(0.0, 5.0)
     assert state.pace == pytest.approx(3.0, rel=0.01)
+
+
+def test_the_pace_counts_waiting_for_the_device_but_no_first_run(
+    program: Program, grey: Grey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU is given its work at once and is waited for when an answer is read."""
+    clock = 0.0
+    answer = program.device.answer
+
+    def waited_for(feature: Any) -> Any:
+        nonlocal clock
+        clock += 0.003
+        return answer(feature)
+
+    monkeypatch.setattr(program.device, "answer", waited_for)
+    monkeypatch.setattr("sharedbb.runtime.engine.time.perf_counter", lambda: clock)
+    stages = tuple(replace(stage, facts=replace(stage.facts, measured_ms=1.0)) for stage in program.stages)
+    engine = Engine(replace(program, stages=stages))
+    engine.step(grey(1))
+    assert engine.state().pace == 1.0
+    engine.step(grey(2))  # two stages for one head
+    assert engine.state().pace == pytest.approx(1 + 0.1 * (3 / 2 - 1))
 
 
 def test_a_stream_gives_every_frame_of_a_source_in_order(program: Program, grey: Grey) -> None:

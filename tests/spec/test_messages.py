@@ -110,7 +110,7 @@ TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding
         (
             "taps: [4, 16]",
             "tap: [4, 16]",
-            "7:5: heads.road.tap: unknown field; did you mean 'taps'? (known: type, taps, every, max_age_ms, priority, classes, channels)",
+            "7:5: heads.road.tap: unknown field; did you mean 'taps'? (known: type, taps, every, max_age_ms, priority, classes, channels)",  # noqa: E501
         ),
         (
             "taps: [4, 16]",
@@ -251,7 +251,7 @@ def odd() -> Any:
         ),
         (
             "side: 5",
-            "heads.deep.side: unknown field; did you mean 'sides'? (known: type, taps, every, max_age_ms, priority, sides, when,",
+            "heads.deep.side: unknown field; did you mean 'sides'? (known: type, taps, every, max_age_ms, priority, sides, when,",  # noqa: E501
         ),
     ],
 )

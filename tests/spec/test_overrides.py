@@ -73,7 +73,7 @@ def test_what_the_file_says_elsewhere_keeps_its_place() -> None:
         ("heads.road.every=0", "heads.road.every: must be 1 or more, got 0"),
         (
             "heads.road.evry=2",
-            "heads.road.evry: unknown field; did you mean 'every'? (known: type, taps, every, max_age_ms, priority, classes",
+            "heads.road.evry: unknown field; did you mean 'every'? (known: type, taps, every, max_age_ms, priority, classes",  # noqa: E501
         ),
         ("input.size=[350, 640]", "input.size.0: must be a multiple of 32, got 350; the nearest is 352"),
         ("schdule.queue=2", "schdule: unknown field; did you mean 'schedule'?"),

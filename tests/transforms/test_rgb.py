@@ -98,5 +98,5 @@ def test_a_frame_that_swscale_cannot_read_is_said() -> None:
 
     intake = RgbIntake(np.zeros((1, NETWORK.height, NETWORK.width, 3), np.uint8), "letterbox", MEAN)
     intake._reformatter = Refuses()
-    with pytest.raises(FrameError, match="frame 7 of 16x16 cannot be converted: .*damaged planes"):
+    with pytest.raises(FrameError, match=r"frame 7 of 16x16 cannot be converted: .*damaged planes"):
         intake(Frame(7, 0.0, video=av.VideoFrame(16, 16, "yuv420p")))
