@@ -158,8 +158,8 @@ class OpenVINOBackend:
         """Nothing: the array is the tensor."""
 
     def answer(self, feature: Feature) -> NDArray[np.float32]:
-        """The output buffer itself."""
-        return feature.array
+        """The output buffer itself, a copy where the network answers with whole numbers."""
+        return feature.array.astype(np.float32, copy=False)
 
     def save(self, executable: OpenVINOExecutable) -> bytes:
         """The compiled model as OpenVINO exports it."""

@@ -52,7 +52,10 @@ class SegmentModule(nn.Module):
         ready = [self._normalised(x) if name == "input" else x for name, x in zip(self.inputs, features, strict=True)]
         with torch.autocast(features[0].device.type, self.dtype, enabled=self.dtype is not torch.float32):
             results = self.body(*ready)
-        return tuple(results[name].float() if name in self.answers else results[name] for name in self.outputs)
+        return tuple(
+            results[name].float() if name in self.answers and results[name].is_floating_point() else results[name]
+            for name in self.outputs
+        )
 
     def _normalised(self, picture: Tensor) -> Tensor:
         return ((picture.permute(0, 3, 1, 2).float() - self.mean) * self.scale).to(self.reads)
@@ -132,7 +135,7 @@ class EagerBackend:
     def answer(self, feature: Tensor) -> NDArray[np.float32]:
         """The result on the host, NHWC when it has four dimensions."""
         placed = feature.permute(0, 2, 3, 1) if feature.dim() == 4 else feature
-        array: NDArray[np.float32] = placed.cpu().numpy()
+        array: NDArray[np.float32] = placed.float().cpu().numpy()
         return array
 
     def save(self, executable: TorchExecutable) -> bytes | None:

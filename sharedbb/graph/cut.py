@@ -7,6 +7,7 @@ everything on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -189,10 +190,17 @@ def _worth(rest: Sequence[Node]) -> bool:
 
 
 def stride_of(picture: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
-    """The input's height over a feature map's, None for values that are no feature map."""
-    if len(shape) != 4 or len(picture) != 4 or not shape[2]:
+    """The input's height over a feature map's, None for values that are no feature map.
+
+    A feature map is coarser by the same stride in height and width, up to what rounding makes of it: other values of
+    four dimensions (channels last, attention) are not.
+    """
+    if len(shape) != 4 or len(picture) != 4 or 0 in shape:
         return None
-    return round(picture[2] / shape[2])
+    sides = tuple(zip(picture[2:], shape[2:], strict=True))
+    least = max(side / (cells + 1) for side, cells in sides)
+    most = min(side / (cells - 1) if cells > 1 else math.inf for side, cells in sides)
+    return round(picture[2] / shape[2]) if least < most else None
 
 
 def _elements(node: Node) -> int:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Below this scale bilinear sampling would skip source pixels.
 AREA_BELOW = 0.5
 
+# Pixels of a whole frame that is made large enough to be cropped.
+MOST_PLACED = 1 << 28
+
 
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
@@ -50,7 +53,13 @@ class RgbIntake:
     def _placed(self, source: Size) -> Geometry:
         """The geometry of this frame size; a new one clears the bars."""
         if self._geometry is None or self._geometry.source != source:
-            self._geometry = Geometry.fit(source, self._size, self._fit)
+            geometry = Geometry.fit(source, self._size, self._fit)
+            _, _, width, height = geometry.placed
+            if width * height > MOST_PLACED:
+                raise FrameError(
+                    f"a frame of {source} is too narrow to fill {self._size}; fit it by letterbox or stretch"
+                )
+            self._geometry = geometry
             self._picture[...] = self._bars
         return self._geometry
 
@@ -70,5 +79,6 @@ class RgbIntake:
             from av.video.reformatter import VideoReformatter
 
             self._reformatter = VideoReformatter()
-        plane = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR").planes[0]
+        small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+        plane = small.planes[0]
         return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))

@@ -226,6 +226,26 @@ def test_answers_that_are_features_pictures_or_of_five_dimensions(
 
 
 @pytest.mark.parametrize("kind", [EagerBackend, OpenVINOBackend])
+def test_answers_of_whole_numbers_stay_whole_between_segments(kind: Any, picture: np.ndarray) -> None:
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.table = nn.Conv2d(3, 8, 4, 4), nn.Embedding(8, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            index = self.stem(x).argmax(1)
+            return {"index": index, "looked": self.table(index), "some": index > 3}
+
+    torch.manual_seed(0)
+    graph = capture(Looked().eval(), torch.zeros(1, 3, SIZE.height, SIZE.width), "")
+    parts, backend = cut(graph), kind("f32")
+    (got,) = _run(backend, parts, _compiled(backend, parts), [picture])
+    x = torch.from_numpy(picture).permute(0, 3, 1, 2).float()
+    x = (x - torch.tensor(NORMALIZATION.mean).view(1, 3, 1, 1)) / torch.tensor(NORMALIZATION.std).view(1, 3, 1, 1)
+    _near(got, {name: _nhwc(value.float()).numpy() for name, value in run(graph, x).items()}, "f32")
+
+
+@pytest.mark.parametrize("kind", [EagerBackend, OpenVINOBackend])
 def test_networks_of_another_float_type_read_the_picture(kind: Any, picture: np.ndarray) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()

@@ -284,6 +284,22 @@ def test_cuda_without_a_device_is_said() -> None:
         device_of("cuda")
 
 
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_engine_on_cuda_answers_what_it_answers_on_the_cpu(picture: np.ndarray) -> None:
+    expected = sb.compile(_pipeline()).step(picture, order="rgb")
+    text = PIPELINE.format(arch="tiny", backend="auto", precision="auto").replace("device: cpu", "device: cuda")
+    engine = sb.compile(sb.loads(text))
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    for frame in (picture, tensor, tensor.cuda()):
+        result = engine.step(frame, order="rgb")
+        scale = np.abs(expected["surface"].logits).max()
+        assert np.abs(result["surface"].logits - expected["surface"].logits).max() <= 0.05 * scale
+        assert np.allclose(result["depth"].cells, expected["depth"].cells, rtol=0.05)
+    assert engine.step(picture, heads=["scene"]).freshness["scene"].ran
+
+
 @pytest.mark.parametrize(("weights", "kind"), [("nowhere.sbb", SharedBBError), ("nowhere.safetensors", WeightsError)])
 def test_missing_weights_are_one_clear_error(weights: str, kind: type[SharedBBError]) -> None:
     pipeline = _pipeline()

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from sharedbb.graph.capture import capture
-from sharedbb.graph.cut import Cut, cut, fold_constants, head_of, heads_of_nodes
+from sharedbb.graph.cut import Cut, cut, fold_constants, head_of, heads_of_nodes, stride_of
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import run
 from sharedbb.nets.backbones import Backbone
@@ -96,6 +96,31 @@ def test_one_network_alone_is_cut_by_stride(arch: str, picture: Tensor) -> None:
     assert torch.equal(
         _execute(parts, picture, frozenset(["only"]))["only"], run(capture(network, picture), picture)["net"]
     )
+
+
+def test_values_with_channels_last_are_no_place_to_cut() -> None:
+    """ConvNeXt normalises in NHWC; cutting there would transpose the features at every boundary."""
+    picture = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    parts = cut(capture(torchvision.models.convnext_tiny().eval(), picture, "only"))
+    assert [segment.stride for segment in parts.segments][:3] == [4, 8, 16]
+    assert {segment.stride for segment in parts.segments} <= {4, 8, 16, 32, None}
+
+
+@pytest.mark.parametrize(
+    ("picture", "shape", "stride"),
+    [
+        ((1, 3, 384, 640), (1, 24, 96, 160), 4),
+        ((1, 3, 300, 300), (1, 64, 19, 19), 16),
+        ((1, 3, 40, 896), (1, 64, 2, 28), 20),
+        ((1, 3, 384, 640), (1, 64, 1, 1), 384),
+        ((1, 3, 384, 640), (1, 48, 80, 192), None),
+        ((1, 3, 384, 640), (1, 64), None),
+    ],
+)
+def test_stride_is_the_same_in_height_and_width(
+    picture: tuple[int, ...], shape: tuple[int, ...], stride: int | None
+) -> None:
+    assert stride_of(picture, shape) == stride
 
 
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x1_0", "googlenet", "swin_t"])

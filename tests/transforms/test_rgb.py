@@ -100,3 +100,10 @@ def test_a_frame_that_swscale_cannot_read_is_said() -> None:
     intake._reformatter = Refuses()
     with pytest.raises(FrameError, match=r"frame 7 of 16x16 cannot be converted: .*damaged planes"):
         intake(Frame(7, 0.0, video=av.VideoFrame(16, 16, "yuv420p")))
+
+
+def test_a_frame_too_narrow_to_be_cropped_is_refused_before_it_fills_the_memory() -> None:
+    intake = RgbIntake(np.zeros((1, 384, 640, 3), np.uint8), "crop", MEAN)
+    with pytest.raises(FrameError, match="20000x1 is too narrow to fill 640x384"):
+        intake(Frame(0, 0.0, np.zeros((1, 20_000, 3), np.uint8)))
+    assert intake(Frame(1, 0.0, np.zeros((9, 16, 3), np.uint8))).placed == (-22, 0, 683, 384)
