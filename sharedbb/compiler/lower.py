@@ -101,10 +101,10 @@ def _fastest(built: Sequence[_Built], parts: Cut) -> tuple[_Built, list[float], 
 
 
 def due_together(heads: Sequence[str], every: Mapping[str, int]) -> tuple[frozenset[str], ...]:
-    """The sets of at least two heads that their clocks make due on the same frames, the most frequent first."""
+    """The sets of heads that their clocks make due on the same frames, the most frequent first."""
     period = min(math.lcm(*(every.get(head, 1) for head in heads)), LONGEST_PERIOD)
     due = (frozenset(head for head in heads if frame % every.get(head, 1) == 0) for frame in range(period))
-    found = Counter(together for together in due if len(together) > 1)
+    found = Counter(together for together in due if together)
     return tuple(together for together, _ in found.most_common(MOST_FUSED))
 
 
@@ -113,7 +113,10 @@ def _fuse(
 ) -> tuple[dict[frozenset[str], Stage], list[str]]:
     """One stage for each set of heads, kept where it is faster than the segments that it replaces."""
     together = replace(parts, segments=tuple(whole(parts, heads) for heads in sets))
-    executables = best.backend.compile(together, normalization)
+    try:
+        executables = best.backend.compile(together, normalization)
+    except BackendError as error:
+        return {}, [f"nothing is fused: {error}"]
     kept, said = {}, []
     calls = segment_calls(best.backend, executables, together)
     for heads, segment, executable, call in zip(sets, together.segments, executables, calls, strict=True):

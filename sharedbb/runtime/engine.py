@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -41,6 +43,7 @@ class Engine:
         self._open_source = open_source
         self._states: dict[str, StreamState] = {}
         self._started = time.perf_counter()
+        self._lock = threading.Lock()
 
     def step(
         self,
@@ -57,12 +60,23 @@ class Engine:
         ``Frame``. ``stream`` keeps the memories of several cameras apart. ``heads`` runs exactly these heads, due or
         not; the others answer with what they last said. ``timestamp`` in seconds; without one, since the engine began.
 
-        Raises FrameError for a picture that cannot be read and for unknown heads; the stream goes on afterwards.
+        Threads may call this at will: they take turns. Raises FrameError for a picture that cannot be read, a timestamp
+        that is no number and unknown heads; the stream goes on afterwards.
         """
-        state = self.state(stream)
+        with self._lock:
+            return self._step(picture, self.state(stream), heads, timestamp, order)
+
+    def _step(
+        self,
+        picture: Any,
+        state: StreamState,
+        heads: Sequence[str] | None,
+        timestamp: float | None,
+        order: ColorOrder,
+    ) -> FrameResult:
         frame = self._frame(picture, state, timestamp, order)
         profiler = self.profiler
-        with profiler.frame(stream, frame.index):
+        with profiler.frame(state.name, frame.index):
             with profiler.span("transform"):
                 state.take_in(frame)
                 self.program.device.upload(state.picture)
@@ -115,6 +129,8 @@ class Engine:
     def _frame(self, picture: Any, state: StreamState, timestamp: float | None, order: ColorOrder) -> Frame:
         if timestamp is None:
             timestamp = time.perf_counter() - self._started
+        if not math.isfinite(timestamp):
+            raise FrameError(f"a timestamp must be a number of seconds, got {timestamp}")
         return Frame.of(picture, index=state.frames, timestamp=timestamp, order=order)
 
     def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from sharedbb.spec.faults import said_at
+from sharedbb.spec.faults import said, said_at
 from sharedbb.spec.heads import ByType, Head, Offer
 from sharedbb.spec.parts import (
     AtLeast,
@@ -23,6 +23,53 @@ from sharedbb.spec.parts import (
 )
 
 HEAD_NAME = r"^[a-z][a-z0-9_]*$"
+
+RESERVED = frozenset(
+    {
+        *("add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear", "compile"),
+        *("cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward"),
+        *("get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "ipu", "items", "keys"),
+        *(
+            "load_state_dict",
+            "modules",
+            "mtia",
+            "named_buffers",
+            "named_children",
+            "named_modules",
+            "named_parameters",
+            "parameters",
+        ),
+        *(
+            "pop",
+            "register_backward_hook",
+            "register_buffer",
+            "register_forward_hook",
+            "register_forward_pre_hook",
+            "register_full_backward_hook",
+            "register_full_backward_pre_hook",
+            "register_load_state_dict_post_hook",
+        ),
+        *(
+            "register_load_state_dict_pre_hook",
+            "register_module",
+            "register_parameter",
+            "register_state_dict_post_hook",
+            "register_state_dict_pre_hook",
+            "requires_grad_",
+            "set_extra_state",
+            "set_submodule",
+        ),
+        *("share_memory", "state_dict", "to", "to_empty", "train", "training", "type", "update"),
+        *("values", "xpu", "zero_grad"),
+    }
+)
+"""Names that torch's module dictionaries have for themselves, which no head can have."""
+
+
+def _free(name: str) -> str:
+    if name in RESERVED:
+        raise said(f"a head cannot be called {name!r}, which means something to torch; add a word to it")
+    return name
 
 
 class Pipeline(Spec):
@@ -50,7 +97,7 @@ class Pipeline(Spec):
     """A feature pyramid between backbone and heads; null for none."""
 
     heads: Annotated[
-        dict[Annotated[str, Field(pattern=HEAD_NAME)], Annotated[Head, ByType()]],
+        dict[Annotated[str, Field(pattern=HEAD_NAME), AfterValidator(_free)], Annotated[Head, ByType()]],
         AtLeast(1, "minProperties"),
         Field(json_schema_extra={"additionalProperties": False}),
     ]

@@ -220,8 +220,8 @@ def test_auto_measures_every_precision_and_keeps_the_fastest() -> None:
 def test_heads_that_fall_due_together_are_found_by_their_clocks() -> None:
     every = {"b": 2, "c": 3}
     found = due_together(("a", "b", "c"), every)
-    assert set(found) == {frozenset("ab"), frozenset("ac"), frozenset("abc")}
-    assert due_together(("a",), {}) == ()
+    assert set(found) == {frozenset("a"), frozenset("ab"), frozenset("ac"), frozenset("abc")}
+    assert due_together(("a",), {}) == (frozenset("a"),)
     assert due_together(("a", "b"), {"a": 2, "b": 2}) == (frozenset("ab"),)
 
 

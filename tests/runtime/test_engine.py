@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -208,6 +209,24 @@ def test_stages_and_reasons_are_profiled(program: Program, grey: Grey) -> None:
         "decode": 4,
     }
     assert engine.profile.frames == 4
+
+
+def test_threads_take_turns(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    levels = range(40)
+
+    def work(level: int) -> bool:
+        return engine.step(grey(level), stream=str(level % 4))["fast"].value == level + 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, levels))
+    assert sum(engine.state(str(number)).frames for number in range(4)) == len(levels)
+
+
+@pytest.mark.parametrize("timestamp", [float("nan"), float("inf")])
+def test_a_timestamp_is_a_number(program: Program, grey: Grey, timestamp: float) -> None:
+    with pytest.raises(FrameError, match=r"a timestamp must be a number of seconds, got (nan|inf)"):
+        Engine(program).step(grey(1), timestamp=timestamp)
 
 
 def test_reset_forgets_everything(program: Program, grey: Grey) -> None:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch import nn
 
+from sharedbb.errors import SpecError
 from sharedbb.registry import BACKBONES, register_backbone
-from sharedbb.spec import Backbone, DepthHead, Fpn, Input, Pipeline, Reuse, RgbTransform, Runtime, Schedule, TagsHead
+from sharedbb.spec import (
+    Backbone,
+    DepthHead,
+    Fpn,
+    Input,
+    Pipeline,
+    Reuse,
+    RgbTransform,
+    Runtime,
+    Schedule,
+    TagsHead,
+    loads,
+)
+from sharedbb.spec.pipeline import RESERVED
 
 DEPTH = DepthHead(taps=(4, 16))
 
@@ -131,3 +147,9 @@ def test_what_is_wrong_is_refused_at_its_field(fields: dict[str, Any], at: str) 
 def test_a_pipeline_cannot_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         _pipeline().name = "other"
+
+
+def test_names_that_torch_needs_are_no_heads() -> None:
+    assert {name for name in dir(nn.ModuleDict()) if re.match(r"^[a-z][a-z0-9_]*$", name)} <= RESERVED
+    with pytest.raises(SpecError, match=r"heads\.items: a head cannot be called 'items'"):
+        loads("name: a\nbackbone: {arch: resnet18}\nheads: {items: {type: tags, taps: [32], labels: [x]}}")
