@@ -2,7 +2,8 @@
 # make test   the whole check: lint, types, tests
 # make bench  speed on this machine, results in benchmarks/results/
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The first interpreter that starts (a shim of a version that is not active does not).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -29,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.merge
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

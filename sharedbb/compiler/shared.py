@@ -25,7 +25,7 @@ from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Runtime, Schedule
 from sharedbb.types import Fit
 
-Settings = TypeVar("Settings", Input, Runtime)
+Settings = TypeVar("Settings", Input, Runtime, Schedule)
 
 
 def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
@@ -103,6 +103,9 @@ class Shared(nn.Module):
         fit: Fit = "letterbox",
         decoders: Mapping[str, Decoder] | None = None,
         every: Mapping[str, int] | None = None,
+        max_age_ms: Mapping[str, float] | None = None,
+        priority: Mapping[str, int] | None = None,
+        schedule: Mapping[str, Any] | None = None,
         name: str = "shared",
         profile: bool = True,
         use_cache: bool = True,
@@ -112,8 +115,9 @@ class Shared(nn.Module):
 
         The picture is resized to the example's size (``fit``) and normalised (``normalize``: ``imagenet``, ``unit``
         for 0–1, ``none`` for 0–255, or ``{"mean": ..., "std": ...}`` in grey levels). ``decoders`` turn a network's raw
-        arrays into an answer (see ``sharedbb.outputs``); without one it answers with a ``RawOutput``. ``every`` gives
-        clocks by network. ``runtime``: ``device``, ``backend``, ``precision``, ``threads`` as in a pipeline.
+        arrays into an answer (see ``sharedbb.outputs``); without one it answers with a ``RawOutput``. ``every``,
+        ``max_age_ms`` and ``priority`` give clocks by network, ``schedule`` the fields ``queue``, ``when_late`` and
+        ``deadline_ms``; ``runtime``: ``device``, ``backend``, ``precision``, ``threads``; all as in a pipeline.
 
         Raises SharedBBError as ``sharedbb.compile`` does.
         """
@@ -121,9 +125,10 @@ class Shared(nn.Module):
         asked = _checked(Input, fit=fit, normalize=normalize)
         picture = asked.model_copy(update={"size": (height, width)})  # the networks' own, whatever it is a multiple of
         settings = _checked(Runtime, **runtime)
-        clocks, known = every or {}, decoders or {}
+        planned = _checked(Schedule, **(schedule or {}))
+        clocks, ages, ranks, known = every or {}, max_age_ms or {}, priority or {}, decoders or {}
         heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
-        _require_known(heads, clocks, known)
+        _require_known(heads, every=clocks, max_age_ms=ages, priority=ranks, decoders=known)
         ways = candidates(settings)
         key = cache.key(
             {
@@ -141,8 +146,13 @@ class Shared(nn.Module):
             found = lower(self.graph, picture.normalization, ways, settings.threads, clocks, separate)
             if use_cache:
                 compiled.store(key, found)
-        plans = {head: HeadPlan(head, {}, known.get(head) or raw_decoder(), clocks.get(head, 1)) for head in heads}
-        return engine_of(assemble(name, picture, Schedule(), found, plans), profile)
+        plans = {
+            head: HeadPlan(
+                head, {}, known.get(head) or raw_decoder(), clocks.get(head, 1), ages.get(head), ranks.get(head, 0)
+            )
+            for head in heads
+        }
+        return engine_of(assemble(name, picture, planned, found, plans), profile)
 
     def _picture_size(self) -> tuple[int, int]:
         node = self.graph.by_name[self.graph.inputs[0]]
@@ -161,15 +171,15 @@ def _checked(model: type[Settings], **given: Any) -> Settings:
         raise SpecError(faults) from None
 
 
-def _require_known(heads: Sequence[str], every: Mapping[str, int], decoders: Mapping[str, Decoder]) -> None:
-    """Refuse clocks and decoders of networks that there are not, and clocks that do not tick."""
+def _require_known(heads: Sequence[str], **fields: Mapping[str, Any]) -> None:
+    """Refuse fields of networks that there are not, and clocks that do not tick."""
     faults = [
         Problem(f"{field}.{name}", f"there is no network {name!r}; the networks are {', '.join(heads)}")
-        for field, given in (("every", every), ("decoders", decoders))
+        for field, given in fields.items()
         for name in given
         if name not in heads
     ]
-    for name, count in every.items():
+    for name, count in fields["every"].items():
         if type(count) is not int or count < 1:
             faults.append(Problem(f"every.{name}", f"must be a whole number, at least 1, got {count!r}"))
     if faults:

@@ -165,3 +165,16 @@ def test_training_on_does_not_change_what_is_compiled(tmp_path: Path, monkeypatc
     assert np.array_equal(shared.compile(**settings).step(picture)["a"].arrays["output"], before)
     again = sb.merge(networks, torch.rand(1, 3, 32, 32)).compile(**settings).step(picture)["a"].arrays["output"]
     assert not np.allclose(again, before, atol=1e-2)
+
+
+def test_merged_networks_take_clocks_and_a_deadline(shared: sb.Shared) -> None:
+    engine = shared.compile(
+        backend="eager", max_age_ms={"seg": 100.0}, priority={"det": 2}, schedule={"deadline_ms": 5.0, "queue": 2}
+    )
+    program = engine.program
+    assert (program.heads["seg"].max_age_ms, program.heads["det"].priority) == (100.0, 2)
+    assert (program.deadline_ms, program.queue) == (5.0, 2)
+    with pytest.raises(sb.SpecError, match=r"priority\.sge: there is no network 'sge'"):
+        shared.compile(backend="eager", priority={"sge": 1})
+    with pytest.raises(sb.SpecError, match="deadline"):
+        shared.compile(backend="eager", schedule={"deadline": 1.0})
