@@ -79,6 +79,7 @@ class RgbIntake:
             from av.video.reformatter import VideoReformatter
 
             self._reformatter = VideoReformatter()
-        small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+        threads = 1 if (video.width, video.height) == (width, height) else 0  # 0: all; not worth it without resizing
+        small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=threads)
         plane = small.planes[0]
         return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
