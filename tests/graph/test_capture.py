@@ -162,12 +162,27 @@ class _Written(nn.Module):
         if self.how == "clone":
             y.clone().add_(1)
             return y * 2
-        z = nn.functional.dropout(y.view(-1), 0.5, training=False)
+        z = y.view(-1).view(3, -1)
+        z = nn.functional.dropout(z, 0.5, training=False) if self.how == "inactive dropout" else z
         z.add_(1)
         return y
 
 
-@pytest.mark.parametrize("how", ["counter", "same dtype", "copy", "clone", "view of a view"])
+OLD = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 12)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("counter", "same dtype", "copy", "clone", "view of a view"),
+        pytest.param(
+            "inactive dropout",
+            marks=pytest.mark.skipif(
+                OLD, reason="torch 2.11's own functional form takes an inactive dropout for a copy"
+            ),
+        ),
+    ],
+)
 def test_writing_is_seen_where_the_memory_is_read(how: str, picture: Tensor) -> None:
     network = _Written(how).eval()
     with torch.no_grad():
