@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sharedbb.reuse.policy import Bargain
+from sharedbb.reuse.regions import Tiling
 from sharedbb.types import Frame, Geometry, Output, Size
 
 Decoder = Callable[[Mapping[str, NDArray[np.float32]], Geometry], Output]
@@ -32,8 +34,38 @@ class Session(Protocol):
 class Executable(Protocol):
     """A compiled segment; see ``sharedbb.backends.Executable``."""
 
-    def session(self) -> Session:
-        """A session with buffers of its own."""
+    def session(self, into: Sequence[Any] | None = None) -> Session:
+        """A session whose results go into the given features, or else into buffers of its own."""
+        ...
+
+
+class Patches(Protocol):
+    """A feature map, or a batch, cut into tiles; see ``sharedbb.backends.patches``."""
+
+    def take(self, rows: Any, columns: Any, into: Any) -> None:
+        """Copy the tiles that begin at these rows and columns into the first places of a batch."""
+        ...
+
+    def put(
+        self,
+        rows: Any,
+        columns: Any,
+        batch: Any,
+        batch_rows: Any,
+        batch_columns: Any,
+        dirty: NDArray[np.bool_],
+        block: int,
+        tolerance: float,
+    ) -> NDArray[np.bool_]:
+        """Replace the dirty blocks in which a number moved by more than ``tolerance``; returns which ones did."""
+        ...
+
+    def move(self, warp: Callable[[NDArray[np.float32]], NDArray[np.float32]], into: Any) -> None:
+        """Write this map, moved along, into another one of its shape."""
+        ...
+
+    def spread(self, other: Any, block: int) -> NDArray[np.float32]:
+        """The largest difference from another map of the same shape in every block of cells."""
         ...
 
 
@@ -58,6 +90,14 @@ class Device(Protocol):
 
     def answer(self, feature: Any) -> NDArray[np.float32]:
         """A result on the host, NHWC."""
+        ...
+
+    def patches(self, feature: Any) -> Patches:
+        """A feature map or batch, to be cut into tiles."""
+        ...
+
+    def batch(self, feature: Any, count: int, height: int, width: int) -> Any:
+        """A new buffer like a feature map, for as many crops of a height and width in cells."""
         ...
 
 
@@ -107,11 +147,30 @@ class StageFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tiles:
+    """A segment compiled for a batch of ``count`` tiles of ``size`` network pixels a side, with their margins.
+
+    ``measured_ms`` is the median time with cutting out, comparing and putting back.
+    """
+
+    size: int
+    count: int
+    executable: Executable = field(repr=False)
+    macs: int = 0
+    measured_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """A segment, or several as one, compiled."""
+    """A segment, or several as one, compiled.
+
+    ``tiling`` says how it can be computed in parts, None when it cannot; ``tiles`` are the sizes compiled for that.
+    """
 
     facts: StageFacts
     executable: Executable = field(repr=False)
+    tiling: Tiling | None = None
+    tiles: tuple[Tiles, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +194,9 @@ class Program:
     """A compiled pipeline, ready for any number of streams.
 
     ``stages`` are the segments in execution order. ``fused`` holds, for sets of heads that fall due together, one stage
-    that does the work of all their segments, where that was measured to be faster. ``intake`` makes a stream's intake
+    that does the work of all their segments, where that was measured to be faster. ``bargain`` says what may be reused
+    between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``, where
+    asked for, one that gives the maps among the answers from the picture and given deep features. ``intake`` makes a stream's intake
     for an input buffer. ``choices`` says what ``auto`` chose and why, one line each. ``operators`` and ``separate``
     count the operators of the merged graph and of its heads' networks one by one.
     """
@@ -147,6 +208,9 @@ class Program:
     device: Device
     intake: Callable[[NDArray[np.uint8]], Intake]
     fused: Mapping[frozenset[str], Stage] = field(default_factory=dict)
+    whole: Stage | None = None
+    fresh: Stage | None = None
+    bargain: Bargain | None = None
     queue: int = 4
     when_late: Literal["drop_oldest", "wait"] = "drop_oldest"
     deadline_ms: float | None = None

@@ -202,16 +202,20 @@ class Output(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old one head's answer is, and why.
+    """How old one head's answer is, why, and how exact.
 
-    ``ran`` says whether the head ran on this very frame; ``age_frames`` and ``age_ms`` count since it last did.
-    ``why`` is ``full`` (it ran), ``reused`` (it was not its turn) or ``dropped`` (the deadline left no time).
+    ``ran`` says whether something of it was computed on this very frame; ``age_frames`` and ``age_ms`` count since it
+    last knew of every change that was seen. ``why`` is ``full`` (all of it was computed), ``partial`` (what changed
+    was), ``still`` (nothing changed that it reads), ``warped`` (moved along from a key frame), ``reused`` (it was not
+    its turn) or ``dropped`` (the deadline left no time). ``error`` is the share of its answers that differed from a
+    dense run when last audited, None when that was not measured.
     """
 
     ran: bool
     age_frames: int
     age_ms: float
     why: str
+    error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -220,18 +224,25 @@ class Freshness:
             "age_frames": self.age_frames,
             "age_ms": round(self.age_ms, 3),
             "why": self.why,
+            "error": None if self.error is None else round(self.error, 5),
         }
 
 
 @dataclass(slots=True)
 class FrameResult(Mapping[str, Output]):
-    """Every head's answer to one frame: ``result["objects"]``, with the freshness of each beside it."""
+    """Every head's answer to one frame: ``result["objects"]``, with the freshness of each beside it.
+
+    ``mode`` says how the frame was computed (``dense``: in full), ``work`` is the share of the multiply-adds of a frame
+    in full that were spent on it; an audit, which computes the frame twice, brings it above 1.
+    """
 
     frame: Frame
     geometry: Geometry
     outputs: dict[str, Output]
     freshness: dict[str, Freshness]
     stream: str = "main"
+    mode: str = "dense"
+    work: float = 1.0
 
     @property
     def index(self) -> int:
@@ -264,6 +275,8 @@ class FrameResult(Mapping[str, Output]):
             "stream": self.stream,
             "width": size.width,
             "height": size.height,
+            "mode": self.mode,
+            "work": round(self.work, 4),
             "heads": {name: output.to_dict() for name, output in self.outputs.items()},
             "freshness": {name: freshness.to_dict() for name, freshness in self.freshness.items()},
         }

@@ -28,15 +28,16 @@ MAY_IMPORT = {
     "transforms": {"errors", "types"},
     "backends": {"errors", "types", "graph"},
     "artifact": {"errors", "types", "graph"},
-    "program": {"errors", "types", "graph"},
-    "runtime": {"errors", "types", "outputs", "profiling", "program"},
+    "reuse": {"errors", "types"},
+    "program": {"errors", "types", "graph", "reuse"},
+    "runtime": {"errors", "types", "outputs", "profiling", "program", "reuse"},
     "compiler": {
         *("errors", "types", "registry", "outputs", "profiling", "spec", "nets", "media", "graph", "transforms"),
-        *("backends", "artifact", "program", "runtime"),
+        *("backends", "artifact", "program", "reuse", "runtime"),
     },
 }
 # Rooms that a start from the cache goes through, or that are asked before anything runs.
-WITHOUT_TORCH = ("spec", "registry", "outputs", "media", "profiling", "runtime", "program", "transforms", "compiler")
+WITHOUT_TORCH = ("spec", "registry", "outputs", "media", "profiling", "runtime", "program", "transforms", "reuse", "compiler")
 
 
 def _room(path: Path) -> str:

@@ -154,9 +154,23 @@ def test_a_result_is_a_mapping_that_becomes_one_json_line() -> None:
         "stream": "main",
         "width": 6,
         "height": 4,
+        "mode": "dense",
+        "work": 1.0,
         "heads": {"scene": {"value": 3}},
-        "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full"}},
+        "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full", "error": None}},
     }
+
+
+def test_a_result_says_how_it_was_computed() -> None:
+    frame = Frame.of(np.zeros((4, 6, 3), np.uint8))
+    result = FrameResult(frame, Geometry.fit(frame.size, Size(32, 32)), {}, {}, mode="partial", work=1 / 3)
+    told = result.to_dict()
+    assert (told["mode"], told["work"]) == ("partial", 0.3333)
+
+
+def test_freshness_says_what_an_audit_measured() -> None:
+    fresh = Freshness(ran=False, age_frames=2, age_ms=66.66666, why="reused", error=1 / 300)
+    assert fresh.to_dict() == {"ran": False, "age_frames": 2, "age_ms": 66.667, "why": "reused", "error": 0.00333}
 
 
 def test_an_order_of_colours_that_there_is_not() -> None:

@@ -37,8 +37,8 @@ class Session(Protocol):
 class Executable(Protocol):
     """A compiled segment, shared by all streams."""
 
-    def session(self) -> Session:
-        """A session with buffers of its own."""
+    def session(self, into: Sequence[Any] | None = None) -> Session:
+        """A session whose results go into the given features (of the outputs' form), or into buffers of its own."""
         ...
 
 
@@ -83,6 +83,14 @@ class Backend(Protocol):
 
     def answer(self, feature: Any) -> NDArray[np.float32]:
         """A result as float32 NumPy on the host, four-dimensional ones NHWC; valid until the session runs again."""
+        ...
+
+    def patches(self, feature: Any) -> Any:
+        """A feature map, or a batch of crops, to be cut into tiles; see ``sharedbb.backends.patches``."""
+        ...
+
+    def batch(self, feature: Any, count: int, height: int, width: int) -> Any:
+        """A new buffer like a feature map, for as many crops of a height and width in cells."""
         ...
 
     def save(self, executable: Executable) -> bytes | None:

@@ -17,6 +17,7 @@ from openvino import opset16 as opset
 from openvino.preprocess import PrePostProcessor
 
 from sharedbb.backends.base import Picture
+from sharedbb.backends.patches import ArrayPatches
 from sharedbb.errors import BackendError
 from sharedbb.types import Normalization, Size
 
@@ -59,15 +60,15 @@ class Feature:
 class OpenVINOSession:
     """One infer request whose outputs are bound once; inputs are bound again only when another buffer comes."""
 
-    def __init__(self, model: ov.CompiledModel) -> None:
+    def __init__(self, model: ov.CompiledModel, into: Sequence[Feature] | None) -> None:
         self._request = model.create_infer_request()
-        self._outputs = [Feature.empty(port.get_shape(), port.get_element_type()) for port in model.outputs]
+        self._outputs = list(into or [Feature.empty(out.get_shape(), out.get_element_type()) for out in model.outputs])
         self._bound: list[Any] = [None] * len(model.inputs)
         for position, feature in enumerate(self._outputs):
             self._request.set_output_tensor(position, feature.tensor)
 
     def __call__(self, features: Sequence[Feature]) -> Sequence[Feature]:
-        """Run the segment; the results are this session's buffers, overwritten by the next call."""
+        """Run the segment; the results are the session's buffers, overwritten by the next call."""
         bound = self._bound
         for position, feature in enumerate(features):
             if bound[position] is not feature:
@@ -86,9 +87,9 @@ class OpenVINOExecutable:
     def __init__(self, model: ov.CompiledModel) -> None:
         self.model = model
 
-    def session(self) -> OpenVINOSession:
-        """A session with buffers of its own."""
-        return OpenVINOSession(self.model)
+    def session(self, into: Sequence[Feature] | None = None) -> OpenVINOSession:
+        """A session that writes into the given features, or into buffers of its own."""
+        return OpenVINOSession(self.model, into)
 
 
 class OpenVINOBackend:
@@ -161,6 +162,15 @@ class OpenVINOBackend:
         """The output buffer itself, a copy where the network answers with whole numbers."""
         return feature.array.astype(np.float32, copy=False)
 
+    def patches(self, feature: Feature) -> ArrayPatches:
+        """The feature's own memory, to be cut into tiles."""
+        return ArrayPatches(feature.array, bfloat16=feature.tensor.get_element_type() == ov.Type.bf16)
+
+    def batch(self, feature: Feature, count: int, height: int, width: int) -> Feature:
+        """A new buffer like a feature map, for as many crops of a height and width in cells."""
+        shape = (count, height, width, feature.array.shape[3])
+        return Feature.empty(shape, feature.tensor.get_element_type())
+
     def save(self, executable: OpenVINOExecutable) -> bytes:
         """The compiled model as OpenVINO exports it."""
         return bytes(executable.model.export_model().getvalue())
@@ -199,7 +209,7 @@ def _convert(parts: Cut) -> ov.Model:
 
 
 def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str]) -> ov.Model:
-    """A model of one segment: its input features become parameters, its outputs results."""
+    """A model of one segment: its input features become parameters of the segment's shapes, its outputs results."""
     model = model.clone()
     sources = {name: port.get_node().input_value(0) for name, port in zip(features, model.outputs, strict=True)}
     parameters = []
@@ -212,7 +222,11 @@ def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str]) -> ov
             reader.replace_source_output(parameter.output(0))
         parameters.append(parameter)
     results = [opset.result(sources[name]) for name in segment.outputs]
-    return ov.Model(results, parameters, segment.name)
+    part = ov.Model(results, parameters, segment.name)
+    shapes = [list(segment.graph.by_name[name].shape) for name in segment.inputs]
+    if shapes != [list(port.get_shape()) for port in part.inputs]:
+        part.reshape(dict(zip(part.inputs, shapes, strict=True)))
+    return part
 
 
 def _describe_input(info: Any, node: Node, kind: ov.Type, normalization: Normalization) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharedbb.backends.base import Picture
+from sharedbb.backends.torch_patches import TensorPatches
 from sharedbb.errors import BackendError
 from sharedbb.graph.lower import to_module
 from sharedbb.types import Normalization, Size
@@ -62,15 +63,25 @@ class SegmentModule(nn.Module):
 
 
 class TorchSession:
-    """Calls the module; every call gives new tensors."""
+    """Calls the module; every call gives new tensors, or fills the ones given."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, into: Sequence[Tensor] | None = None) -> None:
         self._module = module
+        self._into = into
 
     @torch.inference_mode()
     def __call__(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """Run the segment."""
-        return self._module(*features)
+        return _filled(self._into, self._module(*features))
+
+
+def _filled(into: Sequence[Tensor] | None, results: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The results, in the tensors that they should be in."""
+    if into is None:
+        return results
+    for tensor, result in zip(into, results, strict=True):
+        tensor.copy_(result)
+    return into
 
 
 class TorchExecutable:
@@ -79,9 +90,9 @@ class TorchExecutable:
     def __init__(self, module: Module) -> None:
         self.module = module
 
-    def session(self) -> TorchSession:
-        """A session; torch allocates its results anew at every call."""
-        return TorchSession(self.module)
+    def session(self, into: Sequence[Tensor] | None = None) -> TorchSession:
+        """A session that fills the given tensors; without them, torch allocates its results anew at every call."""
+        return TorchSession(self.module, into)
 
 
 class EagerBackend:
@@ -137,6 +148,17 @@ class EagerBackend:
         placed = feature.permute(0, 2, 3, 1) if feature.dim() == 4 else feature
         array: NDArray[np.float32] = placed.float().cpu().numpy()
         return array
+
+    def patches(self, feature: Tensor) -> TensorPatches:
+        """The feature's own memory as [N, H, W, C], to be cut into tiles; pictures are stored like that already."""
+        return TensorPatches(feature if feature.dtype is torch.uint8 else feature.permute(0, 2, 3, 1))
+
+    def batch(self, feature: Tensor, count: int, height: int, width: int) -> Tensor:
+        """A new buffer like a feature map, for as many crops of a height and width in cells."""
+        if feature.dtype is torch.uint8:
+            return feature.new_zeros((count, height, width, feature.shape[3]))
+        made = feature.new_zeros((count, feature.shape[1], height, width))
+        return made.to(memory_format=torch.channels_last)
 
     def save(self, executable: TorchExecutable) -> bytes | None:
         """Nothing to store: a module is rebuilt from the graph."""
@@ -206,10 +228,11 @@ def _code_of_its_own(module: SegmentModule) -> FunctionType:
 class CudaGraphSession:
     """Replays a recorded CUDA graph; records again only when its inputs are other tensors than before."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, into: Sequence[Tensor] | None = None) -> None:
         self._module = module
+        self._into = into
         self._features: tuple[Tensor, ...] = ()
-        self._results: tuple[Tensor, ...] = ()
+        self._results: Sequence[Tensor] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
@@ -231,7 +254,7 @@ class CudaGraphSession:
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._results = self._module(*features)
+            self._results = _filled(self._into, self._module(*features))
         self._features = features
 
 
@@ -242,9 +265,9 @@ def _is(one: Tensor, other: Tensor) -> bool:
 class CudaExecutable(TorchExecutable):
     """A compiled module on a GPU."""
 
-    def session(self) -> CudaGraphSession:  # type: ignore[override]
-        """A session with a CUDA graph and buffers of its own."""
-        return CudaGraphSession(self.module)
+    def session(self, into: Sequence[Tensor] | None = None) -> CudaGraphSession:  # type: ignore[override]
+        """A session with a CUDA graph, and with buffers of its own where none are given."""
+        return CudaGraphSession(self.module, into)
 
 
 class CudaBackend(InductorBackend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sharedbb.cli.forms import array, count, form, mapping, text
 from sharedbb.program import Program, StageFacts
 
 if TYPE_CHECKING:
@@ -196,47 +197,21 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _object(description: str, **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": description,
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: Mapping[str, Any], description: str) -> dict[str, Any]:
-    return {"type": "array", "items": items, "description": description}
-
-
-def _map(values: Mapping[str, Any], description: str) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": values, "description": description}
-
-
-def _text(description: str) -> dict[str, Any]:
-    return {"type": "string", "description": description}
-
-
-def _count(description: str) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 0, "description": description}
-
-
 _COSTS = {
-    "macs": _count("multiply-adds"),
-    "parameters": _count("elements of all weights"),
+    "macs": count("multiply-adds"),
+    "parameters": count("elements of all weights"),
     "measured_ms": {"type": ["number", "null"], "description": "median when compiled; null where it was not timed"},
 }
 
-_SEGMENT = _object(
+_SEGMENT = form(
     "one segment, in execution order",
-    name=_text("heads and stride, or trunk where all heads need it"),
-    heads=_list(_text("head"), "the heads that need it"),
-    inputs=_list(
-        _object(
+    name=text("heads and stride, or trunk where all heads need it"),
+    heads=array(text("head"), "the heads that need it"),
+    inputs=array(
+        form(
             "one feature read",
-            feature=_text("its name"),
-            segment=_text("the segment that makes it, or input for the picture"),
+            feature=text("its name"),
+            segment=text("the segment that makes it, or input for the picture"),
             reach={
                 "type": ["string", "null"],
                 "description": "stride and window of the last output in this feature, or global and why; "
@@ -245,57 +220,57 @@ _SEGMENT = _object(
         ),
         "what it reads",
     ),
-    outputs=_list(
-        _object(
+    outputs=array(
+        form(
             "one feature made",
-            feature=_text("its name"),
-            shape=_list(_count("extent"), "channels, height, width; or the plain shape"),
+            feature=text("its name"),
+            shape=array(count("extent"), "channels, height, width; or the plain shape"),
         ),
         "what it makes",
     ),
     stride={"type": ["integer", "null"], "description": "picture pixels per cell of the last output; null for vectors"},
     local={"type": "boolean", "description": "whether a change of the picture stays within a bounded window"},
-    operators=_count("operator calls"),
+    operators=count("operator calls"),
     **_COSTS,
 )
 
-_HEAD = _object(
+_HEAD = form(
     "one head, and what it would take alone",
-    every=_count("it runs on every n-th frame"),
-    answers=_map(_text("segment"), "the segments that give its raw outputs, by part"),
-    segments=_list(_text("segment"), "what it needs, in execution order"),
+    every=count("it runs on every n-th frame"),
+    answers=mapping(text("segment"), "the segments that give its raw outputs, by part"),
+    segments=array(text("segment"), "what it needs, in execution order"),
     **_COSTS,
 )
 
-_FUSED = _object(
+_FUSED = form(
     "several segments compiled as one",
-    name=_text("its name among a run's stages"),
-    heads=_list(_text("head"), "it runs on frames on which these heads, and no others, are due"),
-    replaces=_list(_text("segment"), "the segments whose work it does"),
+    name=text("its name among a run's stages"),
+    heads=array(text("head"), "it runs on frames on which these heads, and no others, are due"),
+    replaces=array(text("segment"), "the segments whose work it does"),
     measured_ms=_COSTS["measured_ms"],
 )
 
 DESCRIPTION_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "sharedbb description",
-    **_object(
+    **form(
         "a compiled pipeline",
         schema={"const": DESCRIPTION_VERSION, "description": "version of this form"},
-        pipeline=_text("the pipeline's name"),
-        input=_object("the network's input in pixels", height=_count("rows"), width=_count("columns")),
-        device=_text("cpu or cuda"),
-        backend=_text("what runs the segments"),
-        precision=_text("f32, bf16 or f16"),
-        choices=_list(_text("one candidate"), "what auto measured, and which it took"),
-        operators=_object(
+        pipeline=text("the pipeline's name"),
+        input=form("the network's input in pixels", height=count("rows"), width=count("columns")),
+        device=text("cpu or cuda"),
+        backend=text("what runs the segments"),
+        precision=text("f32, bf16 or f16"),
+        choices=array(text("one candidate"), "what auto measured, and which it took"),
+        operators=form(
             "operator calls",
-            merged=_count("of the one graph"),
-            separate=_count("of all heads' networks one by one"),
+            merged=count("of the one graph"),
+            separate=count("of all heads' networks one by one"),
         ),
-        segments=_list(_SEGMENT, "the graph, cut"),
-        heads=_map(_HEAD, "heads by name"),
-        together=_object("all segments", segments=_list(_text("segment"), "in execution order"), **_COSTS),
-        fused=_list(_FUSED, "what runs as one when certain heads fall due together, because it is faster"),
+        segments=array(_SEGMENT, "the graph, cut"),
+        heads=mapping(_HEAD, "heads by name"),
+        together=form("all segments", segments=array(text("segment"), "in execution order"), **_COSTS),
+        fused=array(_FUSED, "what runs as one when certain heads fall due together, because it is faster"),
     ),
 }
 """JSON Schema of what ``describe`` gives and ``sharedbb explain --json`` writes."""

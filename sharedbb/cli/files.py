@@ -6,8 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sharedbb.errors import SinkError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STDOUT = Path("-")
 """Where JSON lines, JSON and DOT go to stdout."""
@@ -49,6 +53,18 @@ class Files:
     def written(self) -> tuple[Path, ...]:
         """Those that are there."""
         return tuple(path for path in self if path.exists())
+
+    def tell(self, console: Console) -> None:
+        """A line for each of those that are there, with its size."""
+        for path in self.written():
+            console.print(f"wrote {path} ({_size(path.stat().st_size)})", markup=False, soft_wrap=True)
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def _is_file(name: str | Path) -> bool:

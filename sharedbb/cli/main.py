@@ -11,6 +11,7 @@ import typer
 
 import sharedbb
 from sharedbb.cli.check import check
+from sharedbb.cli.compare import compare
 from sharedbb.cli.demo import demo
 from sharedbb.cli.doctor import doctor
 from sharedbb.cli.explain import explain
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for _command in (run, check, explain, profile, demo, doctor, schema, pipelines):
+for _command in (run, check, explain, profile, compare, demo, doctor, schema, pipelines):
     app.command()(_command)
 
 

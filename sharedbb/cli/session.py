@@ -108,12 +108,4 @@ def finish(engine: Engine, source: Source, files: Files, snapshots: Snapshots | 
     if screen.quiet:
         return
     screen.results.print(stage_table(recording.summary))
-    for path in files.written():
-        screen.results.print(f"wrote {path} ({_size(path.stat().st_size)})", markup=False, soft_wrap=True)
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"
+    files.tell(screen.results)

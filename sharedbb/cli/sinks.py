@@ -122,7 +122,7 @@ class Snapshots:
 
     def add(self, caption: str, picture: Picture) -> None:
         """Keep a picture, HWC uint8 RGB."""
-        self._kept.append((caption, _jpeg(picture)))
+        self._kept.append((caption, jpeg(picture)))
         if len(self._kept) > self._most:
             self._kept = self._kept[::2]
             self._step *= 2
@@ -134,10 +134,11 @@ class Snapshots:
         return [self._kept[place] for place in places]
 
 
-def _jpeg(picture: Picture) -> bytes:
+def jpeg(picture: Picture, most: int = SNAPSHOT_WIDTH) -> bytes:
+    """A picture, HWC uint8 RGB, as JPEG, made smaller if it is wider than ``most`` pixels. Raises SinkError."""
     height, width = picture.shape[:2]
-    if width > SNAPSHOT_WIDTH:
-        size = (SNAPSHOT_WIDTH, max(1, round(height * SNAPSHOT_WIDTH / width)))
+    if width > most:
+        size = (most, max(1, round(height * most / width)))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).view(np.uint8)
     done, coded = cv2.imencode(
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, SNAPSHOT_QUALITY]

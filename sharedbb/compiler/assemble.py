@@ -18,7 +18,8 @@ from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
 from sharedbb.runtime import Engine
-from sharedbb.spec import Head, Input, Pipeline, Schedule
+from sharedbb.reuse.policy import Bargain
+from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
 from sharedbb.transforms import RgbIntake
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profi
         if cached:
             compiled.store(name, found)
     heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
-    return engine_of(assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads), profile)
+    program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads)
+    return engine_of(replace(program, bargain=_bargain(pipeline.reuse)), profile)
+
+
+def _bargain(reuse: Reuse) -> Bargain | None:
+    return None if reuse.mode == "off" else Bargain(**reuse.model_dump())
 
 
 def _head_plan(name: str, spec: Head) -> HeadPlan:
@@ -69,6 +75,8 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
         size=picture.network_size,
         stages=found.stages,
         fused=found.fused,
+        whole=found.whole,
+        fresh=found.fresh,
         heads={head: replace(plan, answers=parts[head]) for head, plan in heads.items()},
         device=found.backend,
         intake=partial(RgbIntake, fit=picture.fit, normalization=picture.normalization),
@@ -104,6 +112,7 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
     return {
         "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads")},
         "graph": graph and graph.digest,
+        "reuse": [pipeline.reuse.mode != "off", pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh],
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
         "ways": [str(way) for way in ways],
         "versions": {way.backend: resolve(BACKENDS[way.backend]).version() for way in ways},
@@ -132,7 +141,16 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph) -> Compi
     from sharedbb.compiler.lower import lower
 
     every = {head: spec.every for head, spec in pipeline.heads.items()}
-    return lower(graph, pipeline.input.normalization, ways, pipeline.runtime.threads, every)
+    reuse = pipeline.reuse
+    return lower(
+        graph,
+        pipeline.input.normalization,
+        ways,
+        pipeline.runtime.threads,
+        every,
+        reuse=reuse.mode != "off",
+        fresh=reuse.fresh if reuse.mode == "keyframe" else 0,
+    )
 
 
 def build_network(pipeline: Pipeline) -> Any:

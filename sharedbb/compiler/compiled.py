@@ -9,12 +9,14 @@ from typing import Any
 from sharedbb.compiler import cache
 from sharedbb.compiler.choose import Candidate
 from sharedbb.errors import BackendError
-from sharedbb.program import Stage, StageFacts
+from sharedbb.program import Stage, StageFacts, Tiles
+from sharedbb.reuse.regions import Tiling
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The chosen backend and its stages: the segments, and what is fused for sets of heads.
+    """The chosen backend and its stages: the segments, what is fused for sets of heads, ``whole``: everything as
+    one, ``fresh``: what is computed of a moved frame.
 
     ``answers`` maps output names (``head.part``) to features, ``choices`` tells what ``auto`` measured, ``operators``
     and ``separate`` count the operators of the merged graph and of the heads' networks one by one.
@@ -27,18 +29,25 @@ class Compiled:
     choices: tuple[str, ...]
     operators: int
     separate: int
+    whole: Stage | None = None
+    fresh: Stage | None = None
 
 
 def store(name: str, compiled: Compiled) -> None:
     """Keep it under a key, where the backend can store what it compiled."""
-    everything = (*compiled.stages, *compiled.fused.values())
-    blobs = [blob for stage in everything if (blob := compiled.backend.save(stage.executable)) is not None]
-    if len(blobs) < len(everything):
+    last = [stage for stage in (compiled.whole, compiled.fresh) if stage is not None]
+    everything = (*compiled.stages, *compiled.fused.values(), *last)
+    executables = [one for stage in everything for one in (stage.executable, *(tiles.executable for tiles in stage.tiles))]
+    blobs = [blob for executable in executables if (blob := compiled.backend.save(executable)) is not None]
+    if len(blobs) < len(executables):
         return
     backend = compiled.backend
     described = {
         "way": [backend.name, backend.precision, backend.device],
         "stages": [stage.facts.to_dict() for stage in everything],
+        "tilings": [stage.tiling and stage.tiling.to_dict() for stage in everything],
+        "tiles": [[[one.size, one.count, one.macs, one.measured_ms] for one in stage.tiles] for stage in everything],
+        "last": [name for name in ("whole", "fresh") if getattr(compiled, name) is not None],
         "fused": [sorted(heads) for heads in compiled.fused],
         "answers": dict(compiled.answers),
         "choices": list(compiled.choices),
@@ -56,10 +65,19 @@ def load(name: str, threads: int | None) -> Compiled | None:
     described, blobs = found
     try:
         backend = Candidate(*described["way"]).make(threads)
-        pairs = zip(described["stages"], blobs, strict=True)
-        everything = [Stage(StageFacts.from_dict(facts), backend.load(blob)) for facts, blob in pairs]
+        remaining = iter(blobs)
+        everything = [
+            Stage(
+                StageFacts.from_dict(facts),
+                backend.load(next(remaining)),
+                tiling and Tiling.from_dict(tiling),
+                tuple(Tiles(size, count, backend.load(next(remaining)), macs, ms) for size, count, macs, ms in tiles),
+            )
+            for facts, tiling, tiles in zip(described["stages"], described["tilings"], described["tiles"], strict=True)
+        ]
+        last = {name: everything.pop() for name in reversed(described["last"])}
         sets = [frozenset(heads) for heads in described["fused"]]
-    except (BackendError, KeyError, TypeError, ValueError, RuntimeError):
+    except (BackendError, KeyError, TypeError, ValueError, RuntimeError, StopIteration):
         return None
     segments = len(everything) - len(sets)
     return Compiled(
@@ -70,4 +88,5 @@ def load(name: str, threads: int | None) -> Compiled | None:
         choices=tuple(described["choices"]),
         operators=described["operators"],
         separate=described["separate"],
+        **last,
     )

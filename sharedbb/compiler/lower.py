@@ -10,7 +10,8 @@ from typing import Any
 
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.compiled import Compiled
-from sharedbb.compiler.measure import Call, in_turn, interleaved, segment_calls
+from sharedbb.compiler.measure import Call, features_of, in_turn, interleaved, segment_calls
+from sharedbb.compiler.tiles import divided
 from sharedbb.errors import BackendError
 from sharedbb.graph.cost import cost
 from sharedbb.graph.cut import Cut, Segment, cut, fold_constants, head_of, heads_of_nodes, whole
@@ -31,14 +32,22 @@ def lower(
     threads: int | None,
     every: Mapping[str, int],
     separate: int | None = None,
+    *,
+    reuse: bool = False,
+    fresh: int = 0,
 ) -> Compiled:
     """Cut the graph and compile its segments with each candidate; keep the fastest.
+
+    With ``reuse``, heads of one clock share their segments, segments are compiled for batches of tiles as well, and
+    all of it as one stage that gives every feature; ``fresh``: the stride up to which another stage computes features
+    anew for the heads that answer with maps, 0 for none.
 
     A narrower precision is kept only when it is faster. Heads that fall due together (``every``: their clocks, 1 where
     not given) get one fused stage where that is faster than their segments one by one. ``separate`` counts the
     operators of the networks one by one. Raises BackendError when no candidate can compile it.
     """
-    parts = cut(fold_constants(fold_batch_norms(graph)))
+    graph = fold_constants(fold_batch_norms(graph))
+    parts = cut(graph, alike(graph, every) if reuse else ())
     built, failures = _build(parts, normalization, ways, threads)
     best, segment_ms, said = _fastest(built, parts)
     fused, fused_said = _fuse(best, parts, normalization, due_together(_heads(graph), every))
@@ -46,9 +55,21 @@ def lower(
         Stage(replace(describe(segment, _heads(graph)), measured_ms=round(ms, 4)), executable)
         for segment, executable, ms in zip(parts.segments, best.executables, segment_ms, strict=True)
     )
+    whole_stage = fresh_stage = None
+    if reuse:
+        stages, tiles_said = divided(stages, parts, normalization, best.backend)
+        everything = whole(parts, frozenset(_heads(graph)), features=True)
+        whole_stage = _one(best, parts, everything, normalization)
+        said = [*said, f"{everything.name} with all features: {whole_stage.facts.measured_ms:.2f} ms", *tiles_said]
+        shallow = _shallow(parts, fresh)
+        if shallow is not None:
+            fresh_stage = _one(best, parts, shallow, normalization)
+            said.append(f"up to stride {fresh} and {shallow.name}: {fresh_stage.facts.measured_ms:.2f} ms")
     return Compiled(
         backend=best.backend,
         stages=stages,
+        whole=whole_stage,
+        fresh=fresh_stage,
         fused=fused,
         answers=parts.answers,
         choices=(*said, *failures, *fused_said),
@@ -128,6 +149,53 @@ def _fuse(
             facts = replace(describe(segment, _heads(parts.graph)), measured_ms=round(times["fused"], 4))
             kept[heads] = Stage(facts, executable)
     return kept, said
+
+
+def _one(best: _Built, parts: Cut, segment: Segment, normalization: Normalization) -> Stage:
+    """Several segments' work as one stage."""
+    (executable,) = best.backend.compile(replace(parts, segments=(segment,)), normalization)
+    features = features_of(best.backend, best.executables, parts)
+    session, inputs = executable.session(), [features[name] for name in segment.inputs]
+    taken = interleaved({"it": lambda: session(inputs)}, best.way.device)["it"]
+    return Stage(replace(describe(segment, _heads(parts.graph)), measured_ms=round(taken, 4)), executable)
+
+
+def _shallow(parts: Cut, fresh: int) -> Segment | None:
+    """The heads that answer with maps, from the picture and the trunk's features beyond a stride; None without any."""
+    maps = frozenset().union(*(heads for heads, local in _by_locality(parts.graph).items() if local))
+    trunk = frozenset(_heads(parts.graph))
+    given = [
+        name
+        for segment in parts.segments
+        for name in segment.outputs
+        if segment.heads == trunk and segment.stride and segment.stride > fresh
+    ]
+    if not fresh or not given or not maps:
+        return None
+    found = whole(parts, maps, given=given)
+    return replace(found, name=f"{found.name} on moved features")
+
+
+def _by_locality(graph: Graph) -> dict[frozenset[str], bool]:
+    """Every head alone, and whether its answers are maps."""
+    reached = reach(graph)
+    return {
+        frozenset([head]): all(
+            isinstance(reached.get(name), Reach) and len(graph.by_name[name].shape) == 4
+            for answer, name in graph.outputs.items()
+            if head_of(answer) == head
+        )
+        for head in _heads(graph)
+    }
+
+
+def alike(graph: Graph, every: Mapping[str, int]) -> tuple[frozenset[str], ...]:
+    """Sets of heads that always run together: of one clock, and all with maps for answers or all without."""
+    found: dict[tuple[int, bool], set[str]] = {}
+    for heads, local in _by_locality(graph).items():
+        for head in heads:
+            found.setdefault((every.get(head, 1), local), set()).add(head)
+    return tuple(frozenset(heads) for heads in found.values())
 
 
 def describe(segment: Segment, heads: Sequence[str]) -> StageFacts:

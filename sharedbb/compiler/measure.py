@@ -17,6 +17,16 @@ Call = Callable[[], Any]
 Key = TypeVar("Key")
 
 
+def features_of(backend: Any, executables: Any, parts: Cut) -> dict[str, Any]:
+    """The features that the segments make from a black picture, by name."""
+    _, _, height, width = parts.graph.by_name["input"].shape
+    features = {"input": backend.picture(Size(height, width)).feature}
+    for segment, executable in zip(parts.segments, executables, strict=True):
+        results = executable.session()([features[name] for name in segment.inputs])
+        features.update(zip(segment.outputs, results, strict=True))
+    return features
+
+
 def segment_calls(backend: Any, executables: Any, parts: Cut) -> list[Call]:
     """One call a segment, on features that the segments before it made from a black picture."""
     _, _, height, width = parts.graph.by_name["input"].shape

@@ -7,8 +7,9 @@ everything on.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from sharedbb.graph.capture import digest, is_random, operator_of
 from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
 from sharedbb.graph.merge import ancestors, prune
+from sharedbb.graph.reach import Reach, reach
 
 Heads = frozenset[str]
 
@@ -103,10 +105,15 @@ def _computed(graph: Graph) -> Graph:
     return prune(Graph((*graph.nodes, *copies.values()), graph.inputs, outputs, graph.weights))
 
 
-def cut(graph: Graph) -> Cut:
-    """Cut a graph into segments. Output names say the heads: ``surface`` or ``surface.logits``."""
+def cut(graph: Graph, together: Sequence[Heads] = ()) -> Cut:
+    """Cut a graph into segments. Output names say the heads: ``surface`` or ``surface.logits``.
+
+    Heads of one set of ``together`` always run together: what only they need is not divided among them, but what is
+    computed place by place comes apart from what follows on it and looks at the whole picture.
+    """
     graph = _computed(graph)
-    needs = heads_of_nodes(graph)
+    local = _maps(graph) if together else None
+    needs = {name: _joined(heads, together) for name, heads in heads_of_nodes(graph).items()}
     everyone = frozenset(head_of(answer) for answer in graph.outputs)
     groups: dict[Heads, list[Node]] = {}
     for node in graph.nodes:
@@ -115,22 +122,51 @@ def cut(graph: Graph) -> Cut:
     segments: list[Segment] = []
     for heads, nodes in sorted(groups.items(), key=lambda item: (-len(item[0]), graph.nodes.index(item[1][0]))):
         parts = _split(graph, nodes, needs)
+        if local is not None and heads != everyone:
+            parts = [piece for part in parts for piece in _without_global(part, local)]
         prefix = "trunk" if heads == everyone else "+".join(sorted(heads, key=list(_order(graph)).index))
         alone = len(parts) == 1 and heads != everyone
         segments.extend(_segment(graph, prefix, part, heads, alone=alone) for part in parts)
     return Cut(graph, _in_order(_unique(segments)), dict(graph.outputs))
 
 
-def whole(parts: Cut, heads: Heads) -> Segment:
-    """All that the given heads need, from the picture to their answers, as one segment."""
+def _maps(graph: Graph) -> frozenset[str]:
+    """Nodes whose values are feature maps, each place of which depends on a bounded window of the picture."""
+    reached = reach(graph)
+    return frozenset(name for name, found in reached.items() if isinstance(found, Reach) and found.dims == (-2, -1))
+
+
+def _without_global(nodes: Sequence[Node], local: frozenset[str]) -> list[list[Node]]:
+    """Nodes of a group as local ones and others, where there is work among the first."""
+    maps = [node for node in nodes if node.name in local]
+    others = [node for node in nodes if node.name not in local]
+    return [maps, others] if others and _worth(maps) else [list(nodes)]
+
+
+def _joined(heads: Heads, together: Sequence[Heads]) -> Heads:
+    """The set that holds all of these heads, where there is one, or just these."""
+    return next((companions for companions in together if heads and heads <= companions), heads)
+
+
+def whole(parts: Cut, heads: Heads, *, features: bool = False, given: Collection[str] = ()) -> Segment:
+    """All that the given heads need, from the picture to their answers, as one segment.
+
+    With ``features`` it hands on every feature that its segments would, not the answers alone. Features that are
+    ``given`` are inputs beside the picture and not computed, nor is what only they need.
+    """
     graph = parts.graph
     answers = {name: node for name, node in graph.outputs.items() if head_of(name) in heads}
+    if given:
+        stubs = {name: replace(graph.by_name[name], op="input", args=(), kwargs=()) for name in given}
+        graph = replace(graph, nodes=tuple(stubs.get(node.name, node) for node in graph.nodes))
     needed = ancestors(graph, list(answers.values()))
     nodes = [node for node in graph.nodes if node.name in needed]
+    inputs = tuple(node.name for node in nodes if node.op == "input")
     weights = {found: graph.weights[found] for node in nodes for found in node.weights}
-    outputs = tuple(dict.fromkeys(answers.values()))
-    part = Graph(tuple(nodes), ("input",), {name: name for name in outputs}, weights)
-    return Segment(name_of(heads, graph), part, ("input",), outputs, heads, None)
+    handed_on = [name for name in parts.features if name in needed] if features else answers.values()
+    outputs = tuple(dict.fromkeys(handed_on))
+    part = Graph(tuple(nodes), inputs, {name: name for name in outputs}, weights)
+    return Segment(name_of(heads, graph), part, inputs, outputs, heads, None)
 
 
 def name_of(heads: Heads, graph: Graph) -> str:
@@ -156,13 +192,17 @@ def heads_of_nodes(graph: Graph) -> dict[str, Heads]:
 
 
 def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> list[list[Node]]:
-    """Cut one group after the best single tensor of each stride between its inputs' and its end's."""
+    """Cut one group after the best tensor of each stride between its inputs' and its end's.
+
+    What carries everything on is that tensor alone, or with those that it was cut after before.
+    """
     tall = graph.by_name[graph.inputs[0]].shape
     members = {node.name for node in nodes}
     tuples = {node.values[0] for node in nodes if node.op == "getitem"}
     read = {name for node in nodes for name in node.values if name not in members}
     coarsest = max((stride_of(tall, graph.by_name[name].shape) or 1 for name in read), default=1)
     final = next((stride for node in reversed(nodes) if (stride := stride_of(tall, node.shape))), None)
+    coarser_follows = _coarser_follows([_map_stride(tall, node) for node in nodes])
     last_use = {name: max((i for i, n in enumerate(nodes) if name in n.values), default=-1) for name in members}
     best: dict[int, tuple[tuple[bool, int, int], int]] = {}
     open_values: set[str] = set()
@@ -171,7 +211,10 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
         if last_use[node.name] > position:
             open_values.add(node.name)
         stride = stride_of(tall, node.shape)
-        if open_values != {node.name} or node.op == "getitem" or node.name in tuples or stride in (None, final):
+        carried = {nodes[cut_after].name for _, cut_after in best.values()} if _map_stride(tall, node) else set()
+        if open_values - carried != {node.name} or node.op == "getitem" or node.name in tuples or stride is None:
+            continue
+        if stride == final and not coarser_follows[position]:
             continue
         if stride < FINEST_CUT or stride <= coarsest:
             continue
@@ -182,6 +225,17 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
     ends = sorted(position for _, position in best.values() if _worth(nodes[position + 1 :]))
     starts = [0, *(end + 1 for end in ends)]
     return [list(nodes[start:end]) for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True)]
+
+
+def _map_stride(picture: tuple[int, ...], node: Node) -> int:
+    """The stride of a map of more than one cell, 0 for anything else."""
+    return (stride_of(picture, node.shape) or 0) if node.shape[2:] != (1, 1) else 0
+
+
+def _coarser_follows(strides: Sequence[int]) -> list[bool]:
+    """For every position, whether a larger stride comes after it."""
+    following = [0, *itertools.accumulate(reversed(strides), max)][-2::-1]
+    return [later > stride for stride, later in zip(strides, following, strict=True)]
 
 
 def _worth(rest: Sequence[Node]) -> bool:

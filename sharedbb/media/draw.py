@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sharedbb.media.pen import INK, PAPER, Chip, Color, Image, Label, Pen, Rect
 from sharedbb.outputs import DepthMap, Detections, Embedding, Keypoints, SegmentationMap, Tags
+from sharedbb.outputs.keypoints import LEAST_SCORE
 from sharedbb.outputs.sampling import axes
 from sharedbb.types import FrameResult
 
@@ -35,7 +36,6 @@ KNOWN: Mapping[str, Color] = {
 HUES, TONES = 18, ((0.65, 0.95), (0.85, 0.65), (0.35, 0.9))  # of all others: how many; saturation and value
 AREA_OPACITY = 0.42
 LEAST_SHARE = 0.005  # of the picture that a class must cover to be named
-LEAST_SCORE = 0.3  # of a keypoint that is drawn
 INSET_SHARE = 0.24  # of the picture's width
 NEAREST, FARTHEST = 0.01, 10000.0  # metres that can be told apart
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.outputs.raw import Raw, part, plain
+from sharedbb.outputs.raw import Raw, part, plain, share_of
 from sharedbb.outputs.sampling import axes, resample
 from sharedbb.types import Geometry
+
+TOLERANCE = 0.05
+"""Two distances are the same answer when they differ by at most this share of the one that was computed in full."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,15 @@ class DepthMap:
     def metres(self) -> NDArray[np.float32]:
         """float32 [H, W] at source size, bilinear between cells."""
         return resample(self.cells, self.geometry)
+
+    def changed(self, dense: DepthMap) -> float:
+        """The share (0–1) of cells that are off by more than 5 % from ``dense``, the answer computed in full.
+
+        Only cells that show the picture count.
+        """
+        rows, columns = axes(dense.geometry, *dense.cells.shape)
+        seen = rows.cells, columns.cells
+        return share_of(~np.isclose(self.cells[seen], dense.cells[seen], rtol=TOLERANCE, atol=0, equal_nan=True))
 
     def __repr__(self) -> str:
         height, width = self.cells.shape

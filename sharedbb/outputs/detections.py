@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -50,6 +51,40 @@ class Detections:
             raise KeyError(f"no class {unknown[0]!r}; these detections have {', '.join(self.names)}")
         keep = np.isin(self.classes, [self.names.index(name) for name in names])
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep], self.names)
+
+    def partners(self, truth: Detections, iou: float = 0.5) -> NDArray[np.int64]:
+        """int64 [N]: which box of ``truth`` each box matches, −1 for none; no two match the same one.
+
+        Best score first, every box takes the one of its class that it overlaps most among those still free, if their
+        IoU is ``iou`` or more.
+        """
+        overlaps = intersection_over_union(self.boxes, truth.boxes)
+        overlaps[self.classes[:, None] != truth.classes] = 0.0
+        partners = np.full(len(self), -1, np.int64)
+        hopeful: NDArray[np.bool_] = np.asarray((overlaps >= iou).any(axis=1))
+        for row in np.argsort(-self.scores, kind="stable"):
+            if hopeful[row]:
+                best = int(overlaps[row].argmax())
+                if overlaps[row, best] >= iou:
+                    partners[row] = best
+                    overlaps[:, best] = 0.0
+        return partners
+
+    def changed(self, dense: Detections) -> float:
+        """1 − 2·matches / (boxes here + boxes in ``dense``), 0–1: what does not match the answer computed in full.
+
+        Boxes match within a class at an IoU of 0.5, best score first. Two empty answers are the same.
+        """
+        both = len(self) + len(dense)
+        return 1 - 2 * int(np.count_nonzero(self.partners(dense) >= 0)) / both if both else 0.0
+
+    def moved(self, follow: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Detections:
+        """The same boxes elsewhere: ``follow`` maps boxes [N, 4] to where they are now; those without area go."""
+        boxes = follow(self.boxes)
+        if boxes is self.boxes:
+            return self
+        solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return Detections(boxes[solid], self.scores[solid], self.classes[solid], self.names)
 
     def to_dict(self) -> dict[str, Any]:
         """One item a box: class name, score, and left, top, right, bottom."""
@@ -143,6 +178,17 @@ def suppress(
     batched: Any = cv2.dnn.NMSBoxesBatched  # its type stub knows lists only
     kept = batched(corner_and_size, scores, classes.astype(np.int32), -1.0, iou_threshold)
     return np.asarray(kept, np.int64).reshape(-1)
+
+
+def intersection_over_union(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """IoU of every box [N, 4] with every other [M, 4], left, top, right, bottom: [N, M], 0 for boxes without area."""
+    first, second = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = np.clip(sides, 0, None).prod(axis=-1)
+    areas = [np.clip(box[..., 2:] - box[..., :2], 0, None).prod(axis=-1) for box in (first, second)]
+    union: NDArray[np.float64] = areas[0] + areas[1] - shared
+    quotients: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return quotients
 
 
 @lru_cache(maxsize=32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,16 @@ class Embedding:
     def similarity(self, other: Embedding) -> float:
         """Cosine of the angle between two embeddings, −1 to 1."""
         return float(self.vector @ other.vector)
+
+    def changed(self, dense: Embedding) -> float:
+        """Half of 1 − cosine: 0 for the direction of ``dense``, the answer computed in full, 1 for the opposite one.
+
+        A vector that is not finite, or of no length, has changed wholly.
+        """
+        ours, true = self.vector.astype(np.float64), dense.vector.astype(np.float64)
+        lengths = math.sqrt(float(ours @ ours) * float(true @ true))
+        cosine = float(ours @ true) / lengths if lengths else math.nan
+        return min(max((1 - cosine) / 2, 0.0), 1.0) if math.isfinite(cosine) else 1.0
 
     def __repr__(self) -> str:
         return f"Embedding(vector {self.vector.shape})"

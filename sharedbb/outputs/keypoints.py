@@ -8,18 +8,44 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.outputs.raw import Raw, part, plain, sigmoid
+from sharedbb.outputs.raw import Raw, part, plain, share_of, sigmoid
 from sharedbb.outputs.sampling import axes
 from sharedbb.types import Geometry
+
+LEAST_SCORE = 0.3
+"""A point of this score or more is there at all: it is drawn, and one that falls below it has disappeared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keypoints:
-    """One place a name: ``points`` float32 [K, 2] as x, y in source pixels, ``scores`` float32 [K] in 0–1."""
+    """One place a name: ``points`` float32 [K, 2] as x, y in source pixels, ``scores`` float32 [K] in 0–1.
+
+    ``cell`` is the width and height of a heat map's cell in source pixels: how finely a point can be placed.
+    """
 
     points: NDArray[np.float32]
     scores: NDArray[np.float32]
     names: tuple[str, ...]
+    cell: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """bool [K]: which points are there at all, at a score of 0.3 or more."""
+        there: NDArray[np.bool_] = self.scores >= LEAST_SCORE
+        return there
+
+    def moved(self, dense: Keypoints) -> NDArray[np.bool_]:
+        """bool [K]: which points lie more than one cell from those of ``dense`` along x or y, or (dis)appeared."""
+        far = (np.abs(self.points - dense.points) > np.array(dense.cell) * (1 + 1e-5)).any(axis=1)
+        apart: NDArray[np.bool_] = (self.present != dense.present) | (dense.present & far)
+        return apart
+
+    def changed(self, dense: Keypoints) -> float:
+        """The share (0–1) of points that moved by more than one cell or (dis)appeared.
+
+        ``dense`` is the answer computed in full.
+        """
+        return share_of(self.moved(dense))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,7 +88,8 @@ class KeypointsDecoder:
         cell = np.array([geometry.network.width / width, geometry.network.height / height], np.float32)
         places = np.stack([x + columns.cells.start + 0.25 * lean_x, y + rows.cells.start + 0.25 * lean_y], axis=1)
         points = geometry.to_source((places.astype(np.float32) + np.float32(0.5)) * cell)
-        return Keypoints(points, sigmoid(seen[y, x, np.arange(count)]), self.names)
+        across, down = float(cell[0]) / geometry.scale_x, float(cell[1]) / geometry.scale_y
+        return Keypoints(points, sigmoid(seen[y, x, np.arange(count)]), self.names, (across, down))
 
 
 def _lean(lines: NDArray[np.float32], at: NDArray[np.int64]) -> NDArray[np.float64]:

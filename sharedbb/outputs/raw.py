@@ -18,6 +18,9 @@ Raw = Mapping[str, NDArray[Any]]
 LISTED = 256
 """Arrays of at most so many elements have their values in ``RawOutput.to_dict``."""
 
+TOLERANCE = 0.01
+"""Two numbers are the same answer when they differ by at most this share of their array's largest magnitude."""
+
 
 def part(raw: Raw, name: str, *sizes: int | None) -> NDArray[np.float32]:
     """One part of a raw output without its batch axis: a view, of shape ``sizes`` where they are given.
@@ -52,6 +55,22 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return halved
 
 
+def share_of(holds: NDArray[np.bool_]) -> float:
+    """The share (0–1) of an array's elements that hold; 0 of an empty one."""
+    return float(np.count_nonzero(holds)) / holds.size if holds.size else 0.0
+
+
+def numbers_differ(ours: NDArray[np.float32], dense: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which elements differ by more than 1 % of the largest finite magnitude in ``dense``; bool, of its shape.
+
+    NaN equals NaN. Of arrays of different shapes every element differs.
+    """
+    if ours.shape != dense.shape:
+        return np.ones(dense.shape, np.bool_)
+    largest = np.abs(dense).max(initial=0.0, where=np.isfinite(dense))
+    return ~np.isclose(ours, dense, rtol=0, atol=TOLERANCE * float(largest), equal_nan=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutput:
     """A head's tensors by part name, as the network gave them: float32, batch 1, feature maps NCHW."""
@@ -63,6 +82,14 @@ class RawOutput:
             return self.arrays[name]
         except KeyError:
             raise KeyError(f"no part {name!r}; this output has {sorted(self.arrays)}") from None
+
+    def changed(self, dense: RawOutput) -> float:
+        """The share (0–1) of elements that differ by more than 1 % of their array's largest magnitude in ``dense``.
+
+        ``dense`` is the answer computed in full. Takes time in proportion to the arrays' sizes.
+        """
+        differ = [numbers_differ(self[name], array).ravel() for name, array in dense.arrays.items()]
+        return share_of(np.concatenate(differ)) if differ else 0.0
 
     def __repr__(self) -> str:
         return f"RawOutput({', '.join(f'{name} {array.shape}' for name, array in self.arrays.items())})"

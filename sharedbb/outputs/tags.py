@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.outputs.raw import Raw, part, plain, sigmoid
+from sharedbb.outputs.raw import Raw, part, plain, share_of, sigmoid
 from sharedbb.types import Geometry
 
 
@@ -26,7 +26,17 @@ class Tags:
     @property
     def present(self) -> tuple[str, ...]:
         """The labels at or above the threshold, in the order of ``names``."""
-        return tuple(name for name, p in zip(self.names, self.probabilities, strict=True) if p >= self.threshold)
+        return tuple(name for name, there in zip(self.names, self.answers, strict=True) if there)
+
+    @property
+    def answers(self) -> NDArray[np.bool_]:
+        """bool [K]: whether each label is present, in the order of ``names``."""
+        present: NDArray[np.bool_] = self.probabilities >= self.threshold
+        return present
+
+    def changed(self, dense: Tags) -> float:
+        """The share (0–1) of labels whose yes or no differs from ``dense``, the answer computed in full."""
+        return share_of(self.answers != dense.answers)
 
     def __getitem__(self, name: str) -> float:
         if name not in self.names:

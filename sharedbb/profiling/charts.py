@@ -6,19 +6,18 @@ Horizontal places are percentages of the chart's width, vertical ones pixels; no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.profiling.markup import escaped, milliseconds, percent, tick_label, ticks
+from sharedbb.profiling.plot import HEIGHT, TOP, anchor, hover_columns, plane, plot, x_axis, y_tick
 from sharedbb.profiling.recording import SpanRecord
 from sharedbb.profiling.series import Bucket
 from sharedbb.profiling.summary import HeadSummary, Latency
 
 _BINS = 48
 _POINTS = 160
-_PLOT_TOP, _PLOT_HEIGHT = 42, 150
 
 
 def bar(parts: Iterable[tuple[float, str]], title: str) -> str:
@@ -57,7 +56,7 @@ def frame_timeline(spans: Sequence[SpanRecord]) -> str:
         rows.setdefault((span.stage, span.head), []).append(span)
     body = "".join(_timeline_row(row, frame, _depth(row[0], inside), lines) for row in rows.values())
     labels = "".join(
-        f'<text x="{at * 1e8 / whole:.3f}%" y="14" text-anchor="{_anchor(at * 1e6 / whole)}">{tick_label(at)}</text>'
+        f'<text x="{at * 1e8 / whole:.3f}%" y="14" text-anchor="{anchor(at * 1e6 / whole)}">{tick_label(at)}</text>'
         for at in marks
     )
     axis = f'<li aria-hidden="true"><span></span><svg class="axis" height="20">{labels}</svg><span>ms</span></li>'
@@ -106,11 +105,6 @@ def style_of(why: str) -> str:
     return word if word in ("full", "partial", "reused", "skipped", "dropped", "failed") else "full"
 
 
-def _anchor(place: float) -> str:
-    """Which end of a text stands at its place (0–1), so that no text leaves the chart."""
-    return "start" if place < 0.08 else "end" if place > 0.92 else "middle"
-
-
 def histogram(latencies_ms: NDArray[np.float64], latency: Latency) -> str:
     """The distribution of the frames' latencies with marks at p50, p95 and p99; a far tail is gathered at the right."""
     low, high = float(latencies_ms.min()), float(latencies_ms.max())
@@ -120,7 +114,7 @@ def histogram(latencies_ms: NDArray[np.float64], latency: Latency) -> str:
     width, tallest = 100 / _BINS, max(1, int(counts.max()))
     rects = "".join(
         f'<rect class="full" x="{place * width + 0.1:.3f}%" width="{width - 0.2:.3f}%"'
-        f' y="{_PLOT_TOP + _PLOT_HEIGHT * (1 - count / tallest):.1f}" height="{_PLOT_HEIGHT * count / tallest:.1f}">'
+        f' y="{TOP + HEIGHT * (1 - count / tallest):.1f}" height="{HEIGHT * count / tallest:.1f}">'
         f"<title>{_bin_title(edges, place)}: {percent(count / len(latencies_ms))} of the frames</title></rect>"
         for place, count in enumerate(counts.tolist())
         if count
@@ -133,7 +127,7 @@ def histogram(latencies_ms: NDArray[np.float64], latency: Latency) -> str:
         f"Distribution of latencies: p50 {milliseconds(latency.p50_ms)}, p95 {milliseconds(latency.p95_ms)}, "
         f"p99 {milliseconds(latency.p99_ms)}"
     )
-    return _plot(label, rects + marks + _x_axis(low, high, "ms"))
+    return plot(label, rects + marks + x_axis(low, high, "ms"))
 
 
 def _bin_title(edges: NDArray[np.float64], place: int) -> str:
@@ -146,7 +140,7 @@ def _quantile_mark(name: str, value: float, place: float, row: int) -> str:
     x, top = f"{place * 100:.3f}%", 12 + 13 * row
     before = place > 0.6
     return (
-        f'<g class="{name}"><line x1="{x}" x2="{x}" y1="{top - 10}" y2="{_PLOT_TOP + _PLOT_HEIGHT}"></line>'
+        f'<g class="{name}"><line x1="{x}" x2="{x}" y1="{top - 10}" y2="{TOP + HEIGHT}"></line>'
         f'<text x="{x}" y="{top}" dx="{-5 if before else 5}" text-anchor="{"end" if before else "start"}">'
         f"{name} {milliseconds(value)}</text></g>"
     )
@@ -166,14 +160,13 @@ def latency_over_time(timeline: Sequence[Bucket], latency: Latency) -> str:
     peak = [100 * (1 - min(point.largest / 1e6 / top, 1)) for point in points]
     line = " ".join(f"{across:.1f},{down:.2f}" for across, down in zip(x, mean, strict=True))
     area = " ".join(f"{across:.1f},{down:.2f}" for across, down in zip(x, peak, strict=True))
-    curves = (
-        f'<svg y="{_PLOT_TOP}" width="100%" height="{_PLOT_HEIGHT}" viewBox="0 0 1000 100" preserveAspectRatio="none">'
+    curves = plane(
         f'<polygon class="peak" points="{x[0]:.1f},100 {area} {x[-1]:.1f},100"></polygon>'
-        f'<polyline class="mean" points="{line}"></polyline></svg>'
+        f'<polyline class="mean" points="{line}"></polyline>'
     )
-    grid = "".join(_y_tick(at, 1 - at / top) for at in ticks(0.0, top, 4))
+    grid = "".join(y_tick(tick_label(at) + (" ms" if at else ""), 1 - at / top) for at in ticks(0.0, top, 4))
     label = f"Latency over the run: mean {milliseconds(latency.mean_ms)}, longest {milliseconds(latency.max_ms)}"
-    return _plot(label, curves + grid + _hover_columns(points, begin, span) + _x_axis(0.0, span / 1e9, "s"))
+    return plot(label, curves + grid + _hover_columns(points, begin, span) + x_axis(0.0, span / 1e9, "s"))
 
 
 def _fewer(timeline: Sequence[Bucket]) -> list[Bucket]:
@@ -189,35 +182,9 @@ def _fewer(timeline: Sequence[Bucket]) -> list[Bucket]:
 
 
 def _hover_columns(points: Sequence[Bucket], begin: int, span: int) -> str:
-    edges = [(point.start - begin) * 100 / span for point in points] + [100.0]
-    return "".join(
-        f'<rect class="hover" x="{left:.3f}%" width="{max(right - left, 0.2):.3f}%" y="{_PLOT_TOP}"'
-        f' height="{_PLOT_HEIGHT}"><title>{(point.start - begin) / 1e9:.2f} s: mean {milliseconds(point.mean / 1e6)},'
-        f" longest {milliseconds(point.largest / 1e6)}</title></rect>"
-        for point, (left, right) in zip(points, pairwise(edges), strict=True)
+    titles = (
+        f"{(point.start - begin) / 1e9:.2f} s: mean {milliseconds(point.mean / 1e6)},"
+        f" longest {milliseconds(point.largest / 1e6)}"
+        for point in points
     )
-
-
-def _y_tick(value: float, place: float) -> str:
-    y = _PLOT_TOP + _PLOT_HEIGHT * place
-    return (
-        f'<g class="grid"><line x2="100%" y1="{y:.1f}" y2="{y:.1f}"></line></g>'
-        f'<text x="0" y="{y - 4:.1f}">{tick_label(value)}{" ms" if value else ""}</text>'
-    )
-
-
-def _x_axis(low: float, high: float, unit: str) -> str:
-    bottom = _PLOT_TOP + _PLOT_HEIGHT
-    labels = []
-    for at in ticks(low, high):
-        place = (at - low) / (high - low) if high > low else 0.5
-        labels.append(
-            f'<text x="{place * 100:.3f}%" y="{bottom + 18}" text-anchor="{_anchor(place)}">'
-            f"{tick_label(at)} {unit}</text>"
-        )
-    return f'<g class="base"><line x2="100%" y1="{bottom}" y2="{bottom}"></line></g>{"".join(labels)}'
-
-
-def _plot(label: str, content: str) -> str:
-    height = _PLOT_TOP + _PLOT_HEIGHT + 26
-    return f'<svg class="plot" role="img" aria-label="{escaped(label)}" height="{height}">{content}</svg>'
+    return hover_columns([*((point.start - begin) / span for point in points), 1.0], titles)

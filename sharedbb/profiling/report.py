@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from string import Template
 
-from sharedbb.errors import SinkError
 from sharedbb.profiling import charts
 from sharedbb.profiling.files import write_text
 from sharedbb.profiling.markup import escaped, milliseconds, percent, rate
+from sharedbb.profiling.page import facts, figures, headline, legend, page, section, share_cell
 from sharedbb.profiling.recording import Recording
 from sharedbb.profiling.summary import StageSummary, Summary
 
@@ -36,23 +33,22 @@ def html_report(
     Raises SinkError for a picture of another format.
     """
     summary = recording.summary
-    title = f"{summary.pipeline or 'sharedbb'} · profile"
     body = [
-        _section("Frames", _figures(pictures), note=""),
+        section("Frames", figures(pictures)),
         _typical_frame(recording),
         _latency(recording),
-        _section("Stages", _stages(summary), _STAGES_NOTE) if summary.stages else "",
-        _section("Heads", _heads(summary), _HEADS_NOTE) if summary.heads else "",
-        *(_section(section.title, section.html) for section in sections),
-        _section("Environment", _environment(summary)),
+        section("Stages", _stages(summary), _STAGES_NOTE) if summary.stages else "",
+        section("Heads", _heads(summary), _HEADS_NOTE) if summary.heads else "",
+        *(section(own.title, own.html) for own in sections),
+        section("Environment", _environment(summary)),
     ]
-    page = Template(resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        title=escaped(title),
-        heading=escaped(summary.pipeline or "Profile"),
-        subtitle=escaped(_subtitle(summary)),
-        headline=_headline(summary),
-        body="\n".join(part for part in body if part),
+    return page(
+        title=f"{summary.pipeline or 'sharedbb'} · profile",
+        heading=summary.pipeline or "Profile",
+        subtitle=_subtitle(summary),
+        numbers=_headline(summary),
+        body=body,
+        footer="Quantiles are over all frames of the run, or a uniform sample of a long one.",
     )
 
 
@@ -73,13 +69,6 @@ _STAGES_NOTE = (
 _HEADS_NOTE = "On how many frames a head was computed, gave an earlier answer again, or gave none."
 
 
-def _section(title: str, content: str, note: str = "") -> str:
-    if not content:
-        return ""
-    lead = f'<p class="note">{escaped(note)}</p>' if note else ""
-    return f"<section><h2>{escaped(title)}</h2>{lead}{content}</section>"
-
-
 def _subtitle(summary: Summary) -> str:
     parts = (summary.source, summary.backend, summary.precision, summary.device)
     return " · ".join(part for part in parts if part)
@@ -95,26 +84,7 @@ def _headline(summary: Summary) -> str:
         ("frames", f"{summary.frames:,}".replace(",", "\u202f")),
         ("dropped · skipped", f"{summary.dropped_frames} · {summary.skipped_frames}"),
     ]
-    return "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in numbers)
-
-
-def _figures(pictures: Sequence[tuple[str, bytes]]) -> str:
-    figures = "".join(
-        f'<figure><img src="{_data_uri(data, number)}" alt="{escaped(caption)}">'
-        f"<figcaption>{escaped(caption)}</figcaption></figure>"
-        for number, (caption, data) in enumerate(pictures, 1)
-    )
-    return f'<div class="figures">{figures}</div>' if figures else ""
-
-
-def _data_uri(data: bytes, number: int) -> str:
-    if data.startswith(b"\xff\xd8\xff"):
-        kind = "jpeg"
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind = "png"
-    else:
-        raise SinkError(f"picture {number} of the report is neither JPEG nor PNG; encode it as one of them")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return headline(numbers)
 
 
 def _typical_frame(recording: Recording) -> str:
@@ -127,8 +97,8 @@ def _typical_frame(recording: Recording) -> str:
         "the kept frame whose latency is nearest to the median."
     )
     styles = dict.fromkeys(charts.style_of(span.why) for span in spans[1:] if span.kind == "stage")
-    legend = "".join(f'<li><i class="{style}"></i>{style}</li>' for style in styles)
-    return _section("A typical frame", f'{charts.frame_timeline(spans)}<ul class="legend">{legend}</ul>', note)
+    shown = charts.frame_timeline(spans) + legend([(style, style) for style in styles])
+    return section("A typical frame", shown, note)
 
 
 def _latency(recording: Recording) -> str:
@@ -139,8 +109,8 @@ def _latency(recording: Recording) -> str:
     course = charts.latency_over_time(recording.timeline, latency)
     note = f"Mean as a line, longest frames behind it; the longest of all took {milliseconds(latency.max_ms)}."
     return (
-        f'<div class="pair">{_section("Latency", spread, "How the frames spread, with the quantiles marked.")}'
-        f"{_section('Latency over the run', course, note)}</div>"
+        f'<div class="pair">{section("Latency", spread, "How the frames spread, with the quantiles marked.")}'
+        f"{section('Latency over the run', course, note)}</div>"
     )
 
 
@@ -150,7 +120,7 @@ def _stages(summary: Summary) -> str:
     if summary.frames and rest > 0.0005:
         bar = charts.bar([(rest, "rest")], f"between the stages: {percent(rest)} of the frame")
         rows.append(
-            f'<tr class="rest"><th scope="row">between the stages</th>{_share_cell(rest, bar)}'
+            f'<tr class="rest"><th scope="row">between the stages</th>{share_cell(rest, bar)}'
             + "<td></td>" * 3
             + '<td class="wide"></td>' * 2
             + "</tr>"
@@ -169,16 +139,12 @@ def _stage_row(name: str, stage: StageSummary, whys: Mapping[str, int]) -> str:
         share = '<td class="share">outside of frames</td>'
     else:
         bar = charts.bar([(stage.share, "full")], f"{name}: {percent(stage.share)} of the frame")
-        share = _share_cell(stage.share, bar)
+        share = share_cell(stage.share, bar)
     times = "".join(f"<td>{value:.2f}</td>" for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms))
     return (
         f'<tr><th scope="row" title="{escaped(name)}">{escaped(name)}{_reasons(whys)}</th>{share}{times}'
         f'<td class="wide">{stage.mean_ms:.2f}</td><td class="wide">{stage.count}</td></tr>'
     )
-
-
-def _share_cell(share: float, bar: str) -> str:
-    return f'<td class="share"><div><span>{percent(share)}</span>{bar}</div></td>'
 
 
 def _reasons(whys: Mapping[str, int]) -> str:
@@ -203,14 +169,12 @@ def _heads(summary: Summary) -> str:
             f'<li><span class="name" title="{escaped(name)}">{escaped(name)}</span>{charts.head_bar(name, head)}'
             f'<span class="value">{escaped(said)}</span></li>'
         )
-    legend = (
-        '<li><i class="full"></i>ran</li><li><i class="reused"></i>reused</li><li><i class="dropped"></i>dropped</li>'
-    )
-    return f'<ul class="heads">{"".join(rows)}</ul><ul class="legend">{legend}</ul>'
+    key = legend([("full", "ran"), ("reused", "reused"), ("dropped", "dropped")])
+    return f'<ul class="heads">{"".join(rows)}</ul>{key}'
 
 
 def _environment(summary: Summary) -> str:
-    facts = {
+    known = {
         "pipeline": summary.pipeline,
         "source": summary.source,
         "device": summary.device,
@@ -220,9 +184,4 @@ def _environment(summary: Summary) -> str:
         "measured": f"{summary.frames} frames in {summary.seconds:.2f} s",
         **summary.versions,
     }
-    rows = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>'
-        for name, value in facts.items()
-        if value
-    )
-    return f'<table class="facts"><tbody>{rows}</tbody></table>'
+    return facts(known)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sharedbb.errors import FrameError
 from sharedbb.profiling import NullProfiler, Profiler, Summary
 from sharedbb.program import FramePlan, Program
+from sharedbb.runtime.memory import Memory
 from sharedbb.runtime.schedule import plan
 from sharedbb.runtime.state import StreamState
 from sharedbb.runtime.streams import Prefetch
@@ -21,7 +22,17 @@ from sharedbb.types import ColorOrder, Frame, FrameResult
 OpenSource = Callable[[Any], Any]
 
 # What the profiler counts of a head, by why its answer is as old as it is.
-EVENTS: Mapping[str, Literal["ran", "reused", "dropped"]] = {"full": "ran", "reused": "reused", "dropped": "dropped"}
+EVENTS: Mapping[str, Literal["ran", "reused", "dropped"]] = {
+    **dict.fromkeys(("full", "partial", "warped"), "ran"),
+    **dict.fromkeys(("still", "reused"), "reused"),
+    "dropped": "dropped",
+}
+
+
+def changed(answer: Any, dense: Any) -> float | None:
+    """The share of an answer that differs from the dense one; None of answers that cannot tell."""
+    share = getattr(answer, "changed", None)
+    return None if share is None else float(share(dense))
 
 
 def _closing(source: Any) -> AbstractContextManager[Any]:
@@ -82,9 +93,12 @@ class Engine:
                 self.program.device.upload(state.picture)
             with profiler.span("plan"):
                 due = plan(self.program, state.moment(frame.timestamp), self._known(heads))
-            self._execute(due, state)
-            self._decode(due, state, frame)
-            result = self._result(due, state, frame)
+            if state.memory is None:
+                self._execute(due, state)
+                self._decode(due, state, frame)
+                result = self._result(due, state, frame)
+            else:
+                result = self._recall(due, state, state.memory, frame)
         state.frames += 1
         return result
 
@@ -167,10 +181,71 @@ class Engine:
             for head in plans:
                 name = head.name
                 state.outputs[name] = head.decoder(raw[name], state.geometry)
-                state.last_run[name] = (state.frames, frame.timestamp)
+                state.last_run[name] = state.current[name] = (state.frames, frame.timestamp)
 
-    def _result(self, due: FramePlan, state: StreamState, frame: Frame) -> FrameResult:
-        freshness = {name: state.freshness(name, frame.timestamp, due.dropped) for name in state.outputs}
+    def _recall(self, due: FramePlan, state: StreamState, memory: Memory, frame: Frame) -> FrameResult:
+        """A frame's answers with as little computed as the bargain allows."""
+        profiler, start = self.profiler, time.perf_counter()
+        with profiler.span("observe"):
+            sight = memory.observe(frame.timestamp)
+        mode: str = memory.follow(sight, due.due, frame.timestamp, profiler)
+        with profiler.span("decode"):
+            why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)
+            if mode == "key":
+                self._answer(tuple(self.program.heads), state, memory)
+        if mode not in ("dense", "key") and memory.is_audited():
+            with profiler.span("audit"):
+                self._audit(mode, due, state, memory)
+            mode, why = "audit", dict.fromkeys(due.due, "full")
+        if mode in ("dense", "key", "audit") and memory.keys is not None:
+            memory.keys.outputs = dict(state.outputs)
+        for head in due.due:
+            state.last_run[head] = (state.frames, frame.timestamp)
+            if not memory.is_behind(head) and why[head] != "reused":
+                state.current[head] = (state.frames, frame.timestamp)
+        state.keep_pace(due.predicted_ms, (time.perf_counter() - start) * 1e3)
+        return self._result(due, state, frame, why, mode)
+
+    def _answer(self, heads: Sequence[str], state: StreamState, memory: Memory) -> dict[str, str]:
+        """Decode what changed of these heads' answers; returns why each answer is what it is."""
+        why = {}
+        for name in heads:
+            head = self.program.heads[name]
+            why[name] = memory.news(name)
+            if why[name] in ("full", "partial") or name not in state.outputs:
+                answers = {part: self.program.device.answer(state.features[at]) for part, at in head.answers.items()}
+                state.outputs[name] = head.decoder(answers, state.geometry)
+        return why
+
+    def _moved(self, heads: Sequence[str], state: StreamState, memory: Memory) -> dict[str, str]:
+        """Move the key frame's answers along with the picture; returns why each answer is what it is."""
+        assert memory.keys is not None
+        why = {}
+        for name in heads:
+            answer, why[name] = memory.keys.answer(self.program.heads[name], state.geometry)
+            if answer is not None:
+                state.outputs[name] = answer
+                memory.outdate(name)
+        return why
+
+    def _audit(self, mode: str, due: FramePlan, state: StreamState, memory: Memory) -> None:
+        """Compute the frame in full as well, and learn from how far the answers were off."""
+        served = {name: state.outputs[name] for name in due.due}
+        memory.compute_all()
+        self._answer(tuple(self.program.heads), state, memory)
+        errors = {name: changed(served[name], state.outputs[name]) for name in due.due}
+        memory.learn(mode, {name: error for name, error in errors.items() if error is not None})
+
+    def _result(
+        self,
+        due: FramePlan,
+        state: StreamState,
+        frame: Frame,
+        why: Mapping[str, str] | None = None,
+        mode: str = "dense",
+    ) -> FrameResult:
+        freshness = {name: state.freshness(name, frame.timestamp, due.dropped, why) for name in state.outputs}
         for name, fresh in freshness.items():
             self.profiler.head(name, EVENTS[fresh.why])
-        return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name)
+        work = 1.0 if state.memory is None else state.memory.work()
+        return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sharedbb.program import Program, Session, Stage
+from sharedbb.runtime.memory import Memory
 from sharedbb.runtime.schedule import Moment
 from sharedbb.types import Frame, Freshness, Geometry, Output
 
+RAN = ("full", "partial", "warped")  # of an answer that was computed, somehow, on the frame itself
 PACE_STEP = 0.1  # how far one frame moves the pace
 
 
@@ -16,10 +18,13 @@ class StreamState:
     """One stream's buffers and memory; nothing in it is shared with another stream.
 
     ``sessions`` are its own uses of the stages, ``features`` holds every stage's latest results by name, ``outputs``
-    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last ran, ``frames`` how
+    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last had its turn, ``current``
+    the one up to which its answer knows of all changes, ``frames`` how
     many frames the stream has seen, ``pace`` how much longer stages take than when they were compiled, ``begun`` when
     the stages of the frame at hand began, None where that tells nothing about the pace.
     """
+
+    features: dict[str, Any]
 
     def __init__(self, program: Program, name: str) -> None:
         self.name = name
@@ -27,14 +32,18 @@ class StreamState:
         self.intake = program.intake(self.picture.array)
         self.sessions: dict[Stage, Session] = {}
         self._intake_of = program.intake
+        self.memory = Memory(program, program.bargain, self.picture) if program.bargain is not None else None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything seen so far; the next frame is treated as the first. Buffers stay allocated."""
         self.frames = 0
-        self.features: dict[str, Any] = {"input": self.picture.feature}
+        if self.memory is not None:
+            self.memory.reset()
+        self.features = {"input": self.picture.feature} if self.memory is None else self.memory.features
         self.outputs: dict[str, Output] = {}
         self.last_run: dict[str, tuple[int, float]] = {}
+        self.current: dict[str, tuple[int, float]] = {}
         self.pace = 1.0
         self.begun: float | None = None
         self.intake = self._intake_of(self.picture.array)
@@ -59,6 +68,9 @@ class StreamState:
         if geometry != self._geometry:
             self.outputs.clear()
             self.last_run.clear()
+            self.current.clear()
+            if self.memory is not None:
+                self.memory.forget()
             self._geometry = geometry
 
     def moment(self, timestamp: float) -> Moment:
@@ -70,9 +82,15 @@ class StreamState:
         if predicted_ms > 0:
             self.pace += PACE_STEP * (taken_ms / predicted_ms - self.pace)
 
-    def freshness(self, head: str, timestamp: float, dropped: Collection[str]) -> Freshness:
-        """How old a head's answer is at the frame that is being finished, on which ``dropped`` heads had no time."""
-        count, then = self.last_run[head]
+    def freshness(
+        self, head: str, timestamp: float, dropped: Collection[str], reasons: Mapping[str, str] | None = None
+    ) -> Freshness:
+        """How old a head's answer is at the frame that is being finished, on which ``dropped`` heads had no time.
+
+        ``reasons`` say of heads whose turn it was what became of them; without them, they ran in full.
+        """
+        count, then = self.current.get(head, (0, timestamp))
         age = self.frames - count
-        why = "full" if age == 0 else "dropped" if head in dropped else "reused"
-        return Freshness(age == 0, age, (timestamp - then) * 1e3, why)
+        why = "dropped" if head in dropped else (reasons or {}).get(head, "full" if age == 0 else "reused")
+        error = self.memory.error.get(head) if self.memory is not None else None
+        return Freshness(why in RAN, age, (timestamp - then) * 1e3, why, error)

@@ -244,10 +244,33 @@ class Fpn(Spec):
 
 
 class Reuse(Spec):
-    """Whether results are carried over between frames."""
+    """Whether features are carried over between frames, and at what price."""
 
-    mode: Literal["off"] = "off"
-    """`off`: every frame is computed whole."""
+    mode: Literal["off", "exact", "bounded", "keyframe", "auto"] = "off"
+    """`off`: every frame is computed whole. `exact`: only what changed is computed, with the same answers. `bounded`:
+    changes that are hardly above the noise are left out and deep features may lag, within `budget`. `keyframe`: answers
+    of a key frame are moved along with the picture. `auto`: what is fastest within `budget`, scene by scene."""
+
+    budget: Annotated[Number, Field(gt=0, le=1)] = 0.02
+    """Largest tolerated share of a head's answers that differ from a dense run, as measured by the audit, above 0 and at
+    most 1."""
+
+    max_age_ms: Above | None = None
+    """Milliseconds that a change may wait to be seen by every head, at most; null for no limit."""
+
+    refresh: Annotated[Number, Field(ge=0, le=1)] = 0.005
+    """Share of the picture that is taken anew on every frame, changed or not, walking over all of it: 0.005 means that
+    nothing is older than 200 frames."""
+
+    audit: Share = 0.02
+    """Share of frames that are also computed whole, to measure the error and to correct the thresholds; 0 for none."""
+
+    key_every: Annotated[Whole, Field(ge=1, le=240)] = 4
+    """Most frames from one key frame to the next, 1 to 240."""
+
+    fresh: Literal[0, 4, 8, 16] = 0
+    """In keyframe mode, the stride down to which features are computed on every frame instead of being moved along;
+    0 for none."""
 
 
 class Schedule(Spec):

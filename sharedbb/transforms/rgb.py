@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Below this scale bilinear sampling would skip source pixels.
 AREA_BELOW = 0.5
 
+# Decoders' formats of three planes, chroma at half the resolution.
+HALF_CHROMA = ("yuv420p", "yuvj420p")
+
 # Pixels of a whole frame that is made large enough to be cropped.
 MOST_PLACED = 1 << 28
 
@@ -25,7 +28,7 @@ MOST_PLACED = 1 << 28
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's frame is converted and resized in one pass of swscale; arrays are resized by OpenCV (bilinear, or area
+    A decoder's frame is resized plane by plane and converted by swscale; arrays are resized by OpenCV (bilinear, or area
     when shrinking to less than half). Letterbox bars hold the normalisation's mean, which the network reads as zero.
     """
 
@@ -35,6 +38,7 @@ class RgbIntake:
         self._fit: Fit = fit
         self._bars = np.clip(np.rint(normalization.mean), 0, 255).astype(np.uint8)
         self._geometry: Geometry | None = None
+        self._planes: VideoReformatter | None = None
         self._reformatter: VideoReformatter | None = None
 
     def __call__(self, frame: Frame) -> Geometry:
@@ -43,6 +47,9 @@ class RgbIntake:
         left, top, width, height = geometry.placed
         view = self._picture[max(top, 0) : top + height, max(left, 0) : left + width]
         try:
+            if frame.pixels is not None and frame.pixels.shape == view.shape and frame.order == "bgr":
+                cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB, dst=view)
+                return geometry
             resized = self._resized(frame, width, height)
         except (OSError, ValueError, cv2.error) as error:
             raise FrameError(f"frame {frame.index} of {frame.size} cannot be converted: {error}") from error
@@ -74,12 +81,21 @@ class RgbIntake:
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
         return pixels if frame.order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
 
+    def _planes_reformatter(self) -> VideoReformatter:
+        if self._planes is None:
+            from av.video.reformatter import VideoReformatter
+
+            self._planes = VideoReformatter()
+        return self._planes
+
     def _from_video(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
         if self._reformatter is None:
             from av.video.reformatter import VideoReformatter
 
             self._reformatter = VideoReformatter()
-        threads = 1 if (video.width, video.height) == (width, height) else 0  # 0: all; not worth it without resizing
-        small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=threads)
+        if (video.width, video.height) != (width, height) and video.format.name in HALF_CHROMA:
+            # Resizing the planes and then converting far fewer pixels takes less than half the time of one pass.
+            video = self._planes_reformatter().reformat(video, width, height, interpolation="BILINEAR", threads=1)
+        small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = small.planes[0]
         return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))

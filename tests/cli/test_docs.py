@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from sharedbb.cli.comparison import COMPARISON_SCHEMA
 from sharedbb.cli.describe import DESCRIPTION_SCHEMA
 from sharedbb.cli.main import app
 from sharedbb.profiling import SUMMARY_SCHEMA
@@ -47,7 +48,9 @@ def test_every_command_and_option_is_documented() -> None:
                 assert f"`{parameter.opts[0]}" in section, f"{name} {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("schema", [SUMMARY_SCHEMA, DESCRIPTION_SCHEMA], ids=lambda schema: schema["title"])
+@pytest.mark.parametrize(
+    "schema", [SUMMARY_SCHEMA, DESCRIPTION_SCHEMA, COMPARISON_SCHEMA], ids=lambda schema: schema["title"]
+)
 def test_every_field_of_what_is_written_is_documented(schema: dict[str, Any]) -> None:
     for field in schema["properties"]:
         assert f"`{field}`" in PAGE, field

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharedbb.errors import GraphError
-from sharedbb.outputs import depth_decoder
+from sharedbb.outputs import DepthMap, depth_decoder
 from sharedbb.outputs.sampling import resample
 from sharedbb.types import Geometry, Size
 
@@ -44,3 +44,25 @@ def test_to_dict_looks_at_the_picture_and_not_at_the_bars() -> None:
 def test_another_shape_is_an_error() -> None:
     with pytest.raises(GraphError, match=r"'depth' has shape \(1, 16, 24, 2\)"):
         depth_decoder(None)({"depth": np.zeros((1, 16, 24, 2), np.float32)}, Geometry.fit(NETWORK, NETWORK))
+
+
+def test_changed_is_the_share_of_cells_off_by_more_than_5_percent() -> None:
+    cells = raw()["depth"][0, ..., 0]
+    dense = DepthMap(cells, Geometry.fit(NETWORK, NETWORK))
+    moved = cells * np.float32(1.049)
+    moved[2, :6] = cells[2, :6] * np.float32(0.94)
+    moved[3, :6] = cells[3, :6] * np.float32(1.06)
+    assert DepthMap(moved, dense.geometry).changed(dense) == 12 / (16 * 24)
+    assert dense.changed(dense) == 0
+
+
+def test_changed_knows_what_is_not_a_number_and_not_the_picture() -> None:
+    cells = np.full((16, 24), 10.0, np.float32)
+    cells[8, :12], cells[9, 0] = np.nan, np.inf
+    geometry = Geometry.fit(Size(32, 96), NETWORK)  # cells 3 to 13 are read
+    dense = DepthMap(cells, geometry)
+    moved = cells.copy()
+    moved[:3] = 99
+    assert DepthMap(moved, geometry).changed(dense) == 0
+    moved[8, :3], moved[9, :2] = 10, (10, np.nan)
+    assert DepthMap(moved, geometry).changed(dense) == pytest.approx(5 / 240)

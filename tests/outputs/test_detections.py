@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms
 
 from sharedbb.errors import GraphError, SharedBBError
 from sharedbb.outputs import Detections, detection_decoder
-from sharedbb.outputs.detections import MOST_CANDIDATES
+from sharedbb.outputs.detections import MOST_CANDIDATES, intersection_over_union
 from sharedbb.types import Geometry, Size
 
 NETWORK = Size(96, 160)
@@ -226,3 +226,35 @@ def test_to_supervision_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(SharedBBError, match="pip install supervision"):
         some().to_supervision()
+
+
+def boxes_of(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    """Left, top, right, bottom, score and class of each."""
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), NAMES)
+
+
+def test_iou_is_the_shared_area_over_both() -> None:
+    first = np.array([[0, 0, 10, 10], [5, 5, 5, 9]], np.float32)
+    second = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30], [5, 5, 5, 9]], np.float32)
+    np.testing.assert_allclose(intersection_over_union(first, second), [[1 / 3, 1, 0, 0], [0, 0, 0, 0]])
+    assert intersection_over_union(first[:0], second).shape == (0, 4)
+
+
+def test_partners_are_taken_best_score_first_within_a_class() -> None:
+    truth = boxes_of((0, 0, 10, 10, 0.9, 0), (0, 0, 10, 8, 0.8, 0), (50, 50, 60, 60, 0.7, 1))
+    ours = boxes_of((0, 0, 10, 8, 0.5, 0), (0, 0, 10, 9, 0.9, 0), (50, 50, 60, 60, 0.8, 2), (0, 0, 10, 7, 0.4, 0))
+    # The second has 0.9 with the first box and 0.89 with the other: it goes first, and takes the better one.
+    assert ours.partners(truth).tolist() == [1, 0, -1, -1]
+    assert ours.partners(truth, iou=0.95).tolist() == [1, -1, -1, -1]
+
+
+def test_changed_is_what_does_not_match() -> None:
+    dense = boxes_of((0, 0, 10, 10, 0.9, 0), (30, 30, 40, 40, 0.8, 1))
+    assert dense.changed(dense) == 0
+    assert boxes_of((0, 0, 10, 6, 0.5, 0), (30, 30, 40, 40, 0.6, 1)).changed(dense) == 0
+    assert boxes_of((0, 0, 10, 4, 0.5, 0), (30, 30, 40, 40, 0.6, 1)).changed(dense) == 0.5
+    assert boxes_of((30, 30, 40, 40, 0.6, 1)).changed(dense) == pytest.approx(1 / 3)
+    assert boxes_of((0, 0, 10, 10, 0.9, 2)).changed(dense) == 1
+    assert boxes_of().changed(dense) == dense.changed(boxes_of()) == 1
+    assert boxes_of().changed(boxes_of()) == 0

@@ -88,3 +88,20 @@ def test_to_dict_and_errors() -> None:
     with pytest.raises(GraphError, match=r"'heatmaps' has shape \(1, 16, 24, 2\).*1\)"):
         keypoints_decoder(SimpleNamespace(points=("nose",)))({"heatmaps": np.zeros((1, 16, 24, 2))}, SAME)
     assert repr(decode(one_peak(3, 7))) == "Keypoints(points (1, 2), scores (1,), nose)"
+
+
+def test_changed_is_the_share_of_points_that_moved_more_than_a_cell() -> None:
+    geometry = Geometry.fit(Size(96, 288), NETWORK)  # a cell is 12 source pixels
+    dense = decode(np.concatenate([one_peak(6, 7), one_peak(6, 9)], axis=2), geometry)
+    assert dense.cell == pytest.approx((12, 12))
+    near = decode(np.concatenate([one_peak(7, 8), one_peak(6, 9, 5.0)], axis=2), geometry)
+    far = decode(np.concatenate([one_peak(6, 7), one_peak(6, 11)], axis=2), geometry)
+    assert near.changed(dense) == 0
+    assert far.changed(dense) == 0.5
+
+
+def test_points_that_appear_and_disappear_have_changed_and_absent_ones_may_be_anywhere() -> None:
+    dense = decode(np.concatenate([one_peak(6, 7), one_peak(6, 9, -2.0), one_peak(6, 9, -2.0)], axis=2))
+    other = decode(np.concatenate([one_peak(6, 7, -2.0), one_peak(6, 9, 2.0), one_peak(9, 20, -2.0)], axis=2))
+    assert other.moved(dense).tolist() == [True, True, False]
+    assert dense.present.tolist() == [True, False, False]

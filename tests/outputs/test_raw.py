@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sharedbb.outputs import raw_decoder
+from sharedbb.outputs import RawOutput, raw_decoder
 from sharedbb.outputs.raw import LISTED, part, plain, sigmoid
 from sharedbb.types import Geometry, Size
 
@@ -51,3 +51,17 @@ def test_sigmoid_equals_its_definition() -> None:
     result = sigmoid(logits)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=2e-7)
+
+
+def test_changed_is_the_share_of_numbers_off_by_a_hundredth_of_the_largest() -> None:
+    dense = RawOutput({"a": np.array([[100.0, -1, 0, np.nan]], np.float32), "b": np.array([0.5, 0.5], np.float32)})
+    near = RawOutput({"a": np.array([[99.1, -1.9, 0.9, np.nan]], np.float32), "b": np.array([0.496, 0.5], np.float32)})
+    far = RawOutput({"a": np.array([[98.9, -1, 1.1, 0]], np.float32), "b": np.array([0.5, 0.494], np.float32)})
+    assert dense.changed(dense) == near.changed(dense) == 0
+    assert far.changed(dense) == pytest.approx(4 / 6)
+    assert RawOutput({}).changed(RawOutput({})) == 0
+
+
+def test_arrays_of_another_shape_have_changed() -> None:
+    dense = RawOutput({"a": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)})
+    assert RawOutput({"a": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)}).changed(dense) == 0.75

@@ -167,3 +167,31 @@ def test_an_unknown_class_is_named() -> None:
     for ask in (answer.probability, answer.mask):
         with pytest.raises(KeyError, match="no class 'bus'; this map has sky, road, tree, car, person"):
             ask("bus")
+
+
+def test_changed_is_the_share_of_cells_of_another_class() -> None:
+    logits = smooth_logits(5, (16, 24, 4))
+    dense = as_map(logits, Geometry.fit(NETWORK, NETWORK))
+    moved = logits.copy()
+    moved[3:5, 2:8] = np.roll(logits[3:5, 2:8], 1, axis=-1)
+    assert as_map(moved, dense.geometry).changed(dense) == 12 / (16 * 24)
+    assert as_map(logits * 2, dense.geometry).changed(dense) == 0
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 256])
+def test_a_cell_s_class_is_its_largest_logit_and_the_first_of_equal_ones(classes: int) -> None:
+    logits = np.random.default_rng(classes).normal(size=(16, 24, classes)).round(1).astype(np.float32)
+    names = tuple(map(str, range(classes)))
+    cells = SegmentationMap(logits, Geometry.fit(NETWORK, NETWORK), names).cells
+    assert (cells.dtype, cells.shape) == (np.uint8, (16, 24))
+    np.testing.assert_array_equal(cells, logits.argmax(-1))
+
+
+def test_changed_does_not_look_at_the_bars() -> None:
+    logits = smooth_logits(5, (16, 24, 4))
+    dense = as_map(logits, Geometry.fit(Size(32, 96), NETWORK))  # cells 3 to 13 are read
+    moved = logits.copy()
+    moved[:3] = np.roll(logits[:3], 1, axis=-1)
+    assert as_map(moved, dense.geometry).changed(dense) == 0
+    moved[7] = np.roll(logits[7], 1, axis=-1)
+    assert as_map(moved, dense.geometry).changed(dense) == pytest.approx(1 / 10)

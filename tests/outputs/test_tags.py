@@ -49,3 +49,11 @@ def test_labels_must_match_and_be_known() -> None:
         tags_decoder(SimpleNamespace(labels=("a",), threshold=0.5))({"logits": np.zeros((1, 3), np.float32)}, GEOMETRY)
     assert repr(decode([3.0, -3.0])) == "Tags(rain; 2 labels)"
     assert repr(decode([-3.0])) == "Tags(none; 1 labels)"
+
+
+def test_changed_is_the_share_of_labels_whose_answer_differs() -> None:
+    dense = decode([-3.0, 0.5, 2.0])
+    assert decode([-0.1, 9.0, 0.1]).changed(dense) == 0
+    assert decode([0.1, 9.0, -0.1]).changed(dense) == pytest.approx(2 / 3)
+    assert decode([np.nan, 9.0, np.nan]).changed(dense) == pytest.approx(1 / 3)
+    assert dense.answers.tolist() == [False, True, True]

@@ -158,7 +158,21 @@ TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding
             "name: street\nruntime: {cache: yes}",
             "2:18: runtime.cache: must be true or false, got 'yes'",
         ),
-        ("name: street", "name: street\nreuse: {mode: false}", "2:15: reuse.mode: must be 'off', got false"),
+        (
+            "name: street",
+            "name: street\nreuse: {mode: false}",
+            "2:15: reuse.mode: must be 'off', 'exact', 'bounded', 'keyframe' or 'auto', got false",
+        ),
+        (
+            "name: street",
+            "name: street\nreuse: {mode: bounded, budget: 0}",
+            "2:31: reuse.budget: must be more than 0, got 0",
+        ),
+        (
+            "name: street",
+            "name: street\nreuse: {mode: keyframe, fresh: 12}",
+            "2:31: reuse.fresh: must be 0, 4, 8 or 16, got 12",
+        ),
         (
             "name: street",
             "name: street\nschedule: drop",

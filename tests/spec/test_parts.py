@@ -28,7 +28,15 @@ def test_the_defaults_are_pinned() -> None:
     assert RgbTransform().model_dump() == {"type": "rgb"}
     assert Backbone(arch="resnet18").model_dump() == {"arch": "resnet18", "weights": None}
     assert Fpn().model_dump() == {"type": "fpn", "channels": 64, "strides": (4, 8, 16, 32)}
-    assert Reuse().model_dump() == {"mode": "off"}
+    assert Reuse().model_dump() == {
+        "mode": "off",
+        "budget": 0.02,
+        "max_age_ms": None,
+        "refresh": 0.005,
+        "audit": 0.02,
+        "key_every": 4,
+        "fresh": 0,
+    }
     assert Schedule().model_dump() == {"queue": 4, "when_late": "drop_oldest", "deadline_ms": None}
     assert Runtime().model_dump() == {
         "device": "auto",
@@ -120,8 +128,21 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (Fpn, {"strides": (8, 4)}),
     (Fpn, {"strides": (4, 4)}),
     (Fpn, {"strides": (0, 4)}),
-    (Reuse, {"mode": "bounded"}),
+    (Reuse, {"mode": "fast"}),
     (Reuse, {"mode": False}),
+    (Reuse, {"budget": 0}),
+    (Reuse, {"budget": 1.01}),
+    (Reuse, {"max_age_ms": 0}),
+    (Reuse, {"refresh": -0.01}),
+    (Reuse, {"refresh": 1.01}),
+    (Reuse, {"audit": -0.01}),
+    (Reuse, {"audit": 1.01}),
+    (Reuse, {"key_every": 0}),
+    (Reuse, {"key_every": 241}),
+    (Reuse, {"key_every": 4.0}),
+    (Reuse, {"fresh": 32}),
+    (Reuse, {"fresh": False}),
+    (Reuse, {"seed": 1}),
     (Schedule, {"queue": 0}),
     (Schedule, {"queue": True}),
     (Schedule, {"when_late": "drop"}),

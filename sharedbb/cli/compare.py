@@ -1,0 +1,124 @@
+"""``sharedbb compare``: how much faster a pipeline is with other settings, and what that costs in agreement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sharedbb.cli.options import (
+    BackendOption,
+    DeviceOption,
+    NoCacheOption,
+    PipelineArgument,
+    PrecisionOption,
+    QuietOption,
+    SetOption,
+    compiled,
+    read_pipeline,
+)
+
+if TYPE_CHECKING:
+    from sharedbb.cli.comparison import Comparison
+    from sharedbb.cli.files import Files
+    from sharedbb.cli.session import Screen
+    from sharedbb.types import Frame
+
+WARM_UP = 4  # of the first frames, which both engines run once before anything is timed
+
+
+def compare(
+    pipeline: PipelineArgument,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As for run.")],
+    overrides: SetOption = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="FIELD=VALUE", help="Set a field for the other side, which is the truth."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The numbers as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="HTML report with charts and the worst frames.")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option("--max-frames", metavar="N", min=1, help="Stop after so many frames.")
+    ] = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    no_cache: NoCacheOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare two settings of a pipeline: speed and agreement.
+
+    Every frame is decoded once and goes through both engines, one after the other in turns; only the engines are timed.
+    """
+    from sharedbb import media
+    from sharedbb.cli.comparison import Comparison, Side
+    from sharedbb.cli.files import Files
+    from sharedbb.cli.session import Screen
+    from sharedbb.cli.worst import WorstFrames
+
+    files = Files(report=report, summary=json_file)
+    files.check(source, pipeline)
+    screen = Screen.for_files(files, quiet=quiet)
+    settings = [
+        (given or (), read_pipeline(pipeline, given, device=device, backend=backend, precision=precision))
+        for given in (overrides, against)
+    ]
+    with media.open_source(source) as opened:
+        ours, other = (Side(compiled(spec, screen.progress, no_cache=no_cache), given) for given, spec in settings)
+        comparison = Comparison(ours, other, WorstFrames() if report else None)
+        counts = [count for count in (max_frames, opened.frames) if count is not None]
+        play(comparison, islice(opened, max_frames), min(counts, default=None), opened.name, files, screen)
+
+
+def play(
+    comparison: Comparison, frames: Iterable[Frame], total: int | None, source: str, files: Files, screen: Screen
+) -> None:
+    """Take all frames, then write the files and print the table; whatever ends it, of what was compared until then.
+
+    Raises SourceError when there is no frame.
+    """
+    from sharedbb.cli.interrupts import between
+    from sharedbb.cli.progress import Progress
+    from sharedbb.errors import SourceError
+
+    with ExitStack() as stack:
+        stack.callback(finish, comparison, source, files, screen)
+        progress = stack.enter_context(Progress(screen.progress, "comparing", total, quiet=screen.quiet))
+        for frame in between(warmed(comparison, frames)):
+            comparison.take(frame)
+            progress.advance()
+    if not comparison.numbers:
+        raise SourceError(f"{source}: not a single frame came out of it")
+
+
+def warmed(comparison: Comparison, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, all of them, after both engines have run and forgotten the first few."""
+    rest = iter(frames)
+    first = list(islice(rest, WARM_UP))
+    comparison.warm_up(first)
+    yield from chain(first, rest)
+
+
+def finish(comparison: Comparison, source: str, files: Files, screen: Screen) -> None:
+    """Write and print what was compared, if there was a frame."""
+    from sharedbb.cli.comparison_page import comparison_page
+    from sharedbb.cli.comparison_table import comparison_table
+    from sharedbb.profiling.files import write_text
+
+    if not comparison.numbers:
+        return
+    told = comparison.to_dict(source)
+    if files.summary:
+        write_text(files.summary, json.dumps(told, indent=2) + "\n")
+    if files.report:
+        write_text(files.report, comparison_page(comparison, told))
+    if not screen.quiet:
+        screen.results.print(comparison_table(told))
+        files.tell(screen.results)

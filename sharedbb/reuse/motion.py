@@ -1,0 +1,155 @@
+"""Motion since the key frame: measured by optical flow, applied to maps and boxes, checked cell by cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.reuse.regions import CELL
+from sharedbb.types import Geometry, Size
+
+HALF = 2  # flow is measured at half the network's resolution
+COARSE = 2  # every so many pixels of those are checked for what motion does not explain
+ROUNDS = 2  # of looking up the motion at the place where a box has gone to
+MOST_GROWTH = 1.5  # of a box from the key frame on, either way
+LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed
+SAMPLES = 8  # places along each side of a box at which the motion is looked up
+NOTICED = 4  # grey levels from which on a pixel of a small picture counts as changed
+CUT_SHARE = 0.3  # of the pixels change at a cut, at least
+CUT_DIFFERENCE = 40.0  # grey levels that those change by on average, at least
+CUT_LIKENESS = 0.4  # correlation that they have left, at most
+
+Flow = NDArray[np.float32]
+Grey = NDArray[np.uint8]
+
+
+class OpticalFlow:
+    """Dense motion from the current picture back to the key picture (DIS, Kroeger et al., 2016), at half resolution.
+
+    ``flow``: float32 [H/2, W/2, 2], dx and dy in network pixels: what is at (x, y) now was at (x + dx, y + dy). It is
+    measured from the key frame itself, never added up.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self._shape = (size.height // HALF, size.width // HALF)
+        self._key = np.zeros(self._shape, np.uint8)
+        self._now = np.zeros(self._shape, np.uint8)
+        self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._places = np.indices(self._shape, np.float32)[:, ::COARSE, ::COARSE]
+        self._last: Flow | None = None
+        self.flow: Flow = np.zeros((*self._shape, 2), np.float32)
+
+    def remember(self, small: NDArray[np.uint8]) -> None:
+        """Take a picture uint8 [H/2, W/2, 3] as the key."""
+        cv2.cvtColor(small, cv2.COLOR_RGB2GRAY, dst=self._key)
+        self._last = None
+
+    def measure(self, small: NDArray[np.uint8]) -> Flow:
+        """The motion from a picture uint8 [H/2, W/2, 3] back to the key; the last one helps to find it."""
+        cv2.cvtColor(small, cv2.COLOR_RGB2GRAY, dst=self._now)
+        if np.array_equal(self._now, self._key):
+            self.flow = np.zeros((*self._shape, 2), np.float32)
+            return self.flow
+        guess = None if self._last is None else self._last.copy()
+        self._last = self._dis.calc(self._now, self._key, guess).view(np.float32)
+        self.flow = self._last * HALF
+        return self.flow
+
+    def residual(self) -> NDArray[np.float32]:
+        """Grey levels by which the moved key picture misses the current one: float32 means by 16×16 network pixels."""
+        rows, columns = self._places
+        flow = self.flow[::COARSE, ::COARSE] / HALF
+        moved = cv2.remap(
+            self._key, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        missed = cv2.absdiff(moved, self._now[::COARSE, ::COARSE])
+        height, width = self._shape
+        cells = (width * HALF // CELL, height * HALF // CELL)
+        return cv2.resize(missed, cells, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+class Warp:
+    """A flow as places to read maps at, made once for each size of map."""
+
+    def __init__(self, flow: Flow) -> None:
+        """``flow``: float32 [h, w, 2], dx and dy in network pixels, over the whole picture at half resolution."""
+        self.flow = flow
+        self._places: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map [h, w, C] of the key frame as it lies now: bilinear, its border continued outwards."""
+        height, width = values.shape[:2]
+        columns, rows = self._read_at(height, width)
+        moved = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return moved.reshape(values.shape).view(values.dtype)
+
+    def _read_at(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = self._places.get((height, width))
+        if found is None:
+            stride_y, stride_x = self.flow.shape[0] * HALF / height, self.flow.shape[1] * HALF / width
+            coarse = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_AREA)
+            rows, columns = np.indices((height, width), np.float32)
+            found = columns + coarse[..., 0] / np.float32(stride_x), rows + coarse[..., 1] / np.float32(stride_y)
+            self._places[height, width] = found
+        return found
+
+
+def follow_boxes(boxes: NDArray[np.float32], flow: Flow, geometry: Geometry) -> NDArray[np.float32]:
+    """Boxes [N, 4] of the key frame, in source pixels, where they are now: moved and grown like what is inside them.
+
+    ``flow`` points back from now to the key frame (see ``OpticalFlow``); a box is shifted by the median of the motion in
+    it, looked up again where it has gone, and grows as its sides move apart. Without motion the boxes stay the same.
+    """
+    if len(boxes) == 0 or not flow.any():
+        return boxes
+    at = geometry.to_network(boxes)
+    now = at
+    for _ in range(ROUNDS):
+        inside = _sampled(now, flow)
+        x, y = inside[..., 0], inside[..., 1]
+        shift = -np.median(inside.reshape(len(at), -1, 2), axis=1)
+        apart_x = np.median(x[:, :, : SAMPLES // 2], axis=(1, 2)) - np.median(x[:, :, SAMPLES // 2 :], axis=(1, 2))
+        apart_y = np.median(y[:, : SAMPLES // 2], axis=(1, 2)) - np.median(y[:, SAMPLES // 2 :], axis=(1, 2))
+        size = now[:, 2:] - now[:, :2]
+        # Flow points back: what grew by g has 1/g of its size in the key frame.
+        shrunk = 1 - (apart_x / np.maximum(size[:, 0], 1) + apart_y / np.maximum(size[:, 1], 1))
+        growth = np.clip(1 / np.maximum(shrunk, 1e-3), 1 / MOST_GROWTH, MOST_GROWTH)
+        growth[(size < LEAST_SIZE).any(1)] = 1.0
+        centre = (at[:, :2] + at[:, 2:]) / 2 + shift
+        half = (at[:, 2:] - at[:, :2]) / 2 * growth[:, None]
+        now = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    return geometry.to_source(now)
+
+
+def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
+    """The flow at SAMPLES × SAMPLES evenly spaced places in each box [N, 4] of network pixels: [N, rows, columns, 2]."""
+    steps = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
+    x = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * steps
+    y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps
+    column = np.clip(x / HALF, 0, flow.shape[1] - 1).astype(np.intp)
+    row = np.clip(y / HALF, 0, flow.shape[0] - 1).astype(np.intp)
+    return flow[row[:, :, None], column[:, None, :]]
+
+
+def is_cut(now: Grey, before: Grey) -> bool:
+    """Whether a new scene began between two small grey pictures uint8 [h, w].
+
+    At a cut a good part of the picture changes, much, and what changed does not correlate: a flash or a fade keeps the
+    correlation, noise is small, and of a pan most stays alike in so coarse a picture.
+    """
+    difference = cv2.absdiff(now, before)
+    changed = difference > NOTICED
+    if changed.mean() < CUT_SHARE or float(difference[changed].mean()) < CUT_DIFFERENCE:
+        return False
+    one, other = (_standardised(picture[changed]) for picture in (now, before))
+    return bool((one * other).mean() < CUT_LIKENESS)
+
+
+def _standardised(values: Grey) -> NDArray[np.float32]:
+    """With mean 0 and deviation 1, all 0 where the values hardly differ."""
+    centred: NDArray[np.float32] = values.astype(np.float32)
+    centred -= centred.mean()
+    return centred / max(float(centred.std()), 1.0)

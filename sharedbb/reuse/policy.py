@@ -1,0 +1,103 @@
+"""What a frame is worth: computing it all, the changed parts, moving the last answers along, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sharedbb.reuse.regions import Cover, Mask, Price, cover
+from sharedbb.types import Size
+
+Mode = Literal["exact", "bounded", "keyframe", "auto"]
+How = Literal["dense", "partial", "still", "key", "warped"]
+
+UNEXPLAINED = 0.25  # of the picture that motion does not account for: from there on, a new key frame
+
+
+@dataclass(frozen=True, slots=True)
+class Bargain:
+    """What the user gives for time.
+
+    ``budget``: largest tolerated share of changed answers of a head. ``max_age_ms``: longest time that a change may wait
+    to be seen, None for no limit. ``refresh``: share of the picture taken anew on every frame, changed or not.
+    ``audit``: share of frames computed in full to measure the error. ``key_every``: most frames from one key frame to
+    the next. ``fresh``: in keyframe mode, the stride up to which features are computed on every frame, 0 for none.
+    ``seed`` of the audit's dice.
+    """
+
+    mode: Mode = "bounded"
+    budget: float = 0.02
+    max_age_ms: float | None = None
+    refresh: float = 0.0
+    audit: float = 0.02
+    key_every: int = 4
+    fresh: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What to do about a stage that has changes to catch up with.
+
+    ``kind``: ``tiles`` (see ``cover``), ``whole``, or ``later`` when it is not its turn.
+    """
+
+    kind: Literal["tiles", "whole", "later"]
+    cover: Cover | None = None
+
+
+LATER = Work("later")
+WHOLE = Work("whole")
+
+
+def decide(
+    pending: Mask | None, prices: Sequence[Price], step: int, picture: Size, dense_ms: float, *, wait: bool
+) -> Work:
+    """How a stage catches up with the cells that are pending: in tiles at once where that costs less than the whole.
+
+    What can only be computed whole waits for its turn when ``wait`` says so. ``pending`` None means that everything is.
+    """
+    if pending is not None and prices:
+        found = cover(pending, prices, step, picture, dense_ms)
+        if found is not None:
+            return Work("tiles", found)
+    return LATER if wait else WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the plan of a frame depends on.
+
+    ``known``: whether there are cached features. ``dirty``: share of the picture that differs from what they were
+    computed from. ``crowded``: whether the first segment would be computed whole. ``behind``: whether earlier changes
+    still wait. ``overdue``: whether the last frame computed in full is older than allowed. ``cut``: whether a new scene
+    began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the picture that its motion does not account
+    for, None where that was not measured. ``trusted``: whether moving answers along has kept the budget.
+    """
+
+    known: bool
+    dirty: float
+    crowded: bool
+    behind: bool = False
+    overdue: bool = False
+    cut: bool = False
+    age: int = 0
+    unexplained: float | None = None
+    trusted: bool = True
+
+
+def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
+    """Whether a frame is computed in full, in part, moved along from the key frame, or left as it is.
+
+    ``key_every``: frames from one key frame to the next, as far as the audit lets them be apart.
+    """
+    moves = bargain.mode == "keyframe" or (bargain.mode == "auto" and sight.crowded and sight.trusted)
+    if not sight.known or sight.cut:
+        return "key" if moves else "dense"
+    if sight.dirty == 0 and not sight.behind:
+        return "still"
+    if moves:
+        lost = sight.unexplained is not None and sight.unexplained > UNEXPLAINED
+        return "key" if lost or sight.overdue or sight.age >= key_every else "warped"
+    return "dense" if sight.crowded else "partial"

@@ -1,0 +1,81 @@
+"""Answers moved along from a key frame: warped maps, boxes that follow, deep features under fresh shallow ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.program import HeadPlan, Patches, Program
+from sharedbb.reuse.change import Picture
+from sharedbb.reuse.motion import OpticalFlow, Warp, follow_boxes
+from sharedbb.types import Geometry, Output
+
+MISSED = 12.0  # grey levels of a cell that the moved key picture misses, beyond the noise: it is not explained then
+
+
+class KeyFrame:
+    """The last frame computed in full, and how the picture has moved since.
+
+    ``features`` and ``patches`` are the stream's: they stay the key frame's own while frames are moved along. ``outputs``
+    are the heads' answers to the key frame.
+    """
+
+    def __init__(self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches]) -> None:
+        self._program = program
+        self._features = features
+        self._patches = patches
+        self._flow = OpticalFlow(program.size)
+        self._warp = Warp(self._flow.flow)
+        self._fresh: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}
+        self.outputs: dict[str, Output] = {}
+        if program.fresh is not None:
+            self._session = program.fresh.executable.session()
+            for name in program.fresh.facts.inputs:
+                if name != "input":
+                    self._given[name] = self._like(features[name])
+            self._moved = {name: program.device.patches(buffer) for name, buffer in self._given.items()}
+
+    def _like(self, feature: Any) -> Any:
+        height, width = self._program.device.answer(feature).shape[1:3]
+        return self._program.device.batch(feature, 1, height, width)
+
+    def remember(self, small: Picture) -> None:
+        """The frame at hand, seen at half resolution, is the key frame."""
+        self._flow.remember(small)
+
+    def measure(self, small: Picture, noise: float) -> float:
+        """Find out how the picture has moved; returns the share of it that motion does not account for."""
+        self._warp = Warp(self._flow.measure(small))
+        self._fresh = {}
+        return float((self._flow.residual() > MISSED + noise).mean())
+
+    def compute_fresh(self, picture: Any) -> int:
+        """Run shallow features and maps on a picture, over deep features moved along; returns its multiply-adds."""
+        stage = self._program.fresh
+        if stage is None:
+            return 0
+        for name, moved in self._moved.items():
+            self._patches[name].move(self._warp, moved)
+        inputs = [picture if name == "input" else self._given[name] for name in stage.facts.inputs]
+        self._fresh = dict(zip(stage.facts.outputs, self._session(inputs), strict=True))
+        return stage.facts.macs
+
+    def answer(self, head: HeadPlan, geometry: Geometry) -> tuple[Output | None, str]:
+        """A head's answer to the frame at hand, and why it is what it is; None to keep what it last said."""
+        if all(name in self._fresh for name in head.answers.values()):
+            raw = {part: self._program.device.answer(self._fresh[name]) for part, name in head.answers.items()}
+            return head.decoder(raw, geometry), "partial"
+        if all(name in self._patches for name in head.answers.values()):
+            raw = {part: self._moved_map(name) for part, name in head.answers.items()}
+            return head.decoder(raw, geometry), "warped"
+        moved = getattr(self.outputs.get(head.name), "moved", None)
+        if moved is None:
+            return None, "reused"
+        return moved(lambda boxes: follow_boxes(boxes, self._flow.flow, geometry)), "warped"
+
+    def _moved_map(self, name: str) -> NDArray[np.float32]:
+        return self._warp(self._program.device.answer(self._features[name])[0])[None]

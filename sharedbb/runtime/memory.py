@@ -1,0 +1,320 @@
+"""What a stream keeps from frame to frame: the reference picture, the features computed from it, and their error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sharedbb.profiling import NullProfiler, Profiler
+from sharedbb.program import Program, Session, Stage
+from sharedbb.reuse.audit import Canary, Trust, Walk
+from sharedbb.reuse.change import ExactChange, NoisyChange, Picture, paste
+from sharedbb.reuse.motion import Grey, is_cut
+from sharedbb.reuse.policy import Bargain, How, Sight, how
+from sharedbb.reuse.regions import CELL, Mask, grid
+from sharedbb.runtime.keys import KeyFrame
+from sharedbb.runtime.parts import Part
+
+LEAST_CHANGE, NOISE_FACTOR = 3.0, 2.0  # grey levels that count as change: at least, and in levels of noise
+TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
+GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
+GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
+COST_MEMORY, ENOUGH, PAUSE = 0.1, 8, 60  # of the costs; frames to judge them by, and frames off when they are too high
+AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
+
+
+class Memory:
+    """The cached features of one stream, and what keeps them true.
+
+    Every cached feature is its segment applied to the cached features that it reads, the first one to ``reference``:
+    exactly, or to within the feature's tolerance, except where a part has something pending.
+    """
+
+    def __init__(self, program: Program, bargain: Bargain, latest: Any) -> None:
+        """``latest``: the stream's input buffer, which every frame is read into."""
+        assert program.whole is not None
+        self._latest = latest
+        self._program = program
+        self._bargain = bargain
+        self._all = program.whole
+        self.reference = program.device.picture(program.size)
+        self.features: dict[str, Any] = {"input": self.reference.feature}
+        self.parts = [Part(stage, program.device, program.size) for stage in program.stages]
+        names = ["input", *(name for part in self.parts for name in part.facts.outputs)]
+        self._readers = {name: [part for part in self.parts if name in part.facts.inputs] for name in names}
+        self._answer_of: dict[str, list[str]] = {}
+        for head, plan in program.heads.items():
+            for name in plan.answers.values():
+                self._answer_of.setdefault(name, []).append(head)
+        self._whole: Session | None = None
+        self._ripple: dict[str, float] = {}
+        self.keys: KeyFrame | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all pictures; buffers stay."""
+        size, bargain = self._program.size, self._bargain
+        self.known = False
+        keyed = bargain.mode == "keyframe"
+        self.trust = Trust(bargain.budget, bargain.key_every, clock=bargain.key_every) if keyed else Trust(bargain.budget)
+        self.motion_trust = Trust(bargain.budget, bargain.key_every, clock=bargain.key_every)
+        self._canary = Canary(bargain.audit, bargain.seed)
+        self._walk = Walk(bargain.refresh, *grid(size))
+        self._exact = ExactChange(size) if bargain.mode == "exact" else None
+        self._noisy = NoisyChange(size)
+        self._glance: Grey | None = None
+        self._age = 0
+        self._since = self._now = 0.0
+        self._dirty: Mask | None = None
+        self._whole_heads: set[str] = set()
+        self._part_heads: set[str] = set()
+        self._macs = 0
+        self.error: dict[str, float] = {}
+        self._costs = {"dense": 0.0, "partial": 0.0}
+        self._seen = {"dense": 0, "partial": 0}
+        self._pause = 0
+
+    def forget(self) -> None:
+        """Trust no cached feature: the next frame is computed in full."""
+        self.known = False
+
+    @property
+    def _picture(self) -> Picture:
+        picture: Picture = self._latest.array[0]
+        return picture
+
+    def observe(self, timestamp: float) -> Sight:
+        """Compare the latest picture with what the cached features were computed from."""
+        self._age += 1
+        mask = self._changes(self._picture)
+        if not self.known or self.trust.is_paused:
+            return Sight(False, 1.0, True)
+        self._dirty = mask if mask is not None and mask.any() else None
+        crowded = self._is_crowded()
+        return Sight(
+            known=True,
+            dirty=0.0 if self._dirty is None else float(self._dirty.mean()),
+            crowded=crowded,
+            behind=any(part.pending is not None for part in self.parts),
+            overdue=self._is_overdue(self._since, timestamp),
+            cut=self._exact is None and self._is_cut(),
+            age=self._age,
+            unexplained=self._unexplained(crowded),
+            trusted=not self.motion_trust.is_paused,
+        )
+
+    def _changes(self, picture: Picture) -> Mask | None:
+        """The cells to take anew."""
+        if self._exact is not None:
+            return self._exact.look(picture, self.reference.array[0]) if self.known else None
+        mask: Mask = self._noisy.look(picture) > self.threshold
+        due = self._walk.turn() if self._bargain.mode != "keyframe" else None
+        return mask if due is None else mask | due
+
+    @property
+    def threshold(self) -> float:
+        """Grey levels above which a cell of the picture counts as changed."""
+        return max(LEAST_CHANGE, NOISE_FACTOR * self._noisy.noise) * self.trust.scale
+
+    @property
+    def tolerance(self) -> dict[str, float]:
+        """By feature, how far a number may be from what its segment makes of the cached features: 0 in exact mode."""
+        if self._exact is not None:
+            return {}
+        scale = self._noisy.noise * self.trust.scale
+        return {name: ripple * scale for name, ripple in self._ripple.items()}
+
+    def _is_crowded(self) -> bool:
+        """Whether so much changed that computing it all costs less than computing the parts."""
+        if self._dirty is None or self._bargain.mode == "keyframe":
+            return False
+        self._pause = max(0, self._pause - 1)
+        return self._pause > 0 or any(part.would_be_whole(self._dirty) for part in self._readers["input"])
+
+    def _is_cut(self) -> bool:
+        before, self._glance = self._glance, cv2.cvtColor(
+            cv2.resize(self._noisy.small, GLANCE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+        ).view(np.uint8)
+        return before is not None and is_cut(self._glance, before)
+
+    def _unexplained(self, crowded: bool) -> float | None:
+        """Measure motion where answers may be moved along."""
+        wanted = self._bargain.mode == "keyframe" or (self._bargain.mode == "auto" and crowded)
+        if not wanted or self._dirty is None or self.keys is None:
+            return None
+        return self.keys.measure(self._noisy.small, self._noisy.noise)
+
+    def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
+        """Bring the cached features up to date, as far as the frame at hand is worth it."""
+        start = time.perf_counter()
+        self._now = timestamp
+        chosen = how(self._bargain, sight, self._key_every())
+        if chosen == "partial" and self._is_turn_of_all(heads):
+            chosen = "dense"
+        if chosen in ("dense", "key"):
+            with profiler.span(self._all.facts.name):
+                self.compute_all()
+        elif chosen == "partial":
+            self._compute_changed(set(heads), timestamp, profiler)
+        elif chosen == "warped":
+            assert self.keys is not None
+            with profiler.span("warp"):
+                self._macs += self.keys.compute_fresh(self._latest.feature)
+        self._judge(chosen, (time.perf_counter() - start) * 1e3)
+        return chosen
+
+    def _key_every(self) -> int:
+        trust = self.trust if self._bargain.mode == "keyframe" else self.motion_trust
+        return trust.clock
+
+    def _judge(self, chosen: How, milliseconds: float) -> None:
+        """Learn what frames cost, and stop computing in parts for a while when it does not pay."""
+        if chosen not in self._costs:
+            return
+        self._seen[chosen] += 1
+        step = max(COST_MEMORY, 1 / self._seen[chosen])
+        self._costs[chosen] += step * (milliseconds - self._costs[chosen])
+        enough = self._seen["partial"] >= ENOUGH and self._seen["dense"] > 1
+        if enough and self._costs["partial"] > GAIN * self._costs["dense"]:
+            self._pause, self._seen["partial"] = PAUSE, 0
+
+    def compute_all(self) -> None:
+        """One dense run; features and reference are those of the latest picture."""
+        self.reference.array[0] = self._picture
+        self._program.device.upload(self.reference)
+        if self._whole is None:
+            self._begin()
+        assert self._whole is not None
+        self._whole([self.reference.feature])
+        self._macs += self._all.facts.macs
+        self._noisy.adopt()
+        if self.keys is not None:
+            self.keys.remember(self._noisy.small)
+        self.known, self._age, self._since, self._dirty = True, 0, self._now, None
+        for part in self.parts:
+            part.settle()
+        self._whole_heads.update(self._program.heads)
+
+    def _begin(self) -> None:
+        """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
+        device, whole = self._program.device, self._all
+        results = whole.executable.session()([self.reference.feature])
+        self.features.update(zip(whole.facts.outputs, results, strict=True))
+        self._whole = whole.executable.session(results)
+        maps = {
+            name: stride
+            for part in self.parts
+            for name, stride in zip(part.facts.outputs, part.strides, strict=True)
+            if all(part.strides)
+        }
+        self.patches = {name: device.patches(self.features[name]) for name in ("input", *maps)}
+        if self._exact is None:
+            self._calibrate(maps)
+        if self._bargain.mode in ("keyframe", "auto"):
+            self.keys = KeyFrame(self._program, self.features, self.patches)
+
+    def _calibrate(self, strides: Mapping[str, int]) -> None:
+        """Find out what one grey level of noise does to most of every feature."""
+        device, whole = self._program.device, self._all
+        noisy = device.picture(self._program.size)
+        noise = np.random.default_rng(self._bargain.seed).integers(-1, 2, noisy.array.shape, np.int16)
+        noisy.array[...] = np.clip(self.reference.array + noise, 0, 255)
+        device.upload(noisy)
+        results = dict(zip(whole.facts.outputs, whole.executable.session()([noisy.feature]), strict=True))
+        for name, stride in strides.items():
+            if name not in self._answer_of:
+                spread = self.patches[name].spread(device.patches(results[name]), max(1, CELL // stride))
+                self._ripple[name] = float(np.quantile(spread, TYPICAL))
+
+    def _is_turn_of_all(self, heads: Collection[str]) -> bool:
+        """Whether what waits for its turn has it now, and takes about as long as computing everything."""
+        if not self._is_tick():
+            return False
+        late = next((at for at, part in enumerate(self.parts) if part.pending is not None and part.prices == ()), None)
+        due = [part for part in self.parts[late:] if set(heads).intersection(part.facts.heads)] if late is not None else []
+        predicted = sum(part.facts.measured_ms or 0.0 for part in due)
+        return predicted > AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf)
+
+    def _is_tick(self) -> bool:
+        """Whether it is the turn of what can only be computed whole."""
+        return self._exact is not None or self._age >= self.trust.clock
+
+    def _compute_changed(self, due: set[str], timestamp: float, profiler: Profiler | NullProfiler) -> None:
+        """Run what the changes can have touched, as far as its turn has come."""
+        if self._dirty is not None:
+            paste(self._picture, self.reference.array[0], self._dirty)
+            self._program.device.upload(self.reference)
+            self._noisy.adopt(self._dirty)
+            self._spread({"input": self._dirty}, timestamp)
+            self._dirty = None
+        tolerance, tick, ran_whole = self.tolerance, self._is_tick(), False
+        for part in self.parts:
+            if part.pending is None or not due.intersection(part.facts.heads):
+                continue
+            since = timestamp if part.since is None else part.since
+            work = part.work(wait=not tick and not self._is_overdue(since, timestamp))
+            if work.kind == "later":
+                continue
+            with profiler.span(part.facts.name) as span:
+                if work.cover is not None:
+                    changed, macs = part.run_tiles(work.cover, self.features, self.patches, tolerance)
+                    span.why = f"partial {_in_tens(macs / max(1, part.facts.macs))} %"
+                else:
+                    changed, macs = part.run_whole(self.features, self.patches, tolerance)
+                    ran_whole = True
+            self._macs += macs
+            self._spread(changed, since)
+        if tick or ran_whole:
+            self._age = 0
+
+    def _spread(self, changed: Mapping[str, Mask | None], since: float) -> None:
+        """Tell everything that reads changed features of it."""
+        for name, mask in changed.items():
+            if mask is not None:
+                self._part_heads.update(self._answer_of.get(name, ()))
+                for reader in self._readers[name]:
+                    reader.expect(name, mask, since)
+
+    def _is_overdue(self, since: float, timestamp: float) -> bool:
+        limit = self._bargain.max_age_ms
+        return limit is not None and (timestamp - since) * 1e3 >= limit
+
+    def is_audited(self) -> bool:
+        """Whether it is the turn of the frame at hand to be computed in full as well."""
+        return self._canary.turn()
+
+    def learn(self, mode: str, errors: Mapping[str, float]) -> None:
+        """Take in how far the answers of a frame were off that was computed one way and then in full."""
+        by_motion = mode == "warped" and self._bargain.mode == "auto"
+        trust = self.motion_trust if by_motion else self.trust
+        trust.learn(errors)
+        self.error.update(errors)
+
+    def news(self, head: str) -> str:
+        """What became of a head's answer since this was last asked: ``full``, ``partial``, ``still`` or ``reused``."""
+        found = "full" if head in self._whole_heads else "partial" if head in self._part_heads else None
+        self._whole_heads.discard(head)
+        self._part_heads.discard(head)
+        return found or ("reused" if self.is_behind(head) else "still")
+
+    def outdate(self, head: str) -> None:
+        """Have a head's answer decoded again from the features when it is next asked for."""
+        self._part_heads.add(head)
+
+    def is_behind(self, head: str) -> bool:
+        """Whether changes seen so far are missing from a head's answer."""
+        return any(part.pending is not None and head in part.facts.heads for part in self.parts)
+
+    def work(self) -> float:
+        """Share of a dense frame's multiply-adds spent since this was last asked."""
+        spent, self._macs = self._macs, 0
+        return spent / max(1, self._all.facts.macs)
+
+
+def _in_tens(share: float) -> int:
+    """Per cent in steps of ten, at least ten: few different reasons to count."""
+    return max(10, min(100, 10 * round(share * 10)))
