@@ -1,6 +1,6 @@
 # make demo   street pipeline on a generated clip, or on VIDEO=path; results in demo-out/
 # make test   the whole check: lint, types, tests
-# make bench  speed on this machine, results in benchmarks/results/
+# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse too
 
 # The first interpreter that starts (a shim of a version that is not active does not).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
@@ -31,6 +31,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.merge
+	$(if $(DATA),$(BIN)/python -m benchmarks.reuse --data "$(DATA)")
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

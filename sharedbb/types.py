@@ -208,7 +208,7 @@ class Freshness:
     last knew of every change that was seen. ``why`` is ``full`` (all of it was computed), ``partial`` (what changed
     was), ``still`` (nothing changed that it reads), ``warped`` (moved along from a key frame), ``reused`` (it was not
     its turn) or ``dropped`` (the deadline left no time). ``error`` is the share of its answers that differed from a
-    dense run when last audited, None when that was not measured.
+    dense run, on average over the latest audits, None when that was not measured.
     """
 
     ran: bool

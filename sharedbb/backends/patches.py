@@ -45,9 +45,9 @@ class ArrayPatches:
     ) -> Accepted:
         """Replace the dirty blocks in which a number moved by more than ``tolerance``; returns which ones did.
 
-        ``batch_rows``, ``batch_columns``: where in each tile of the batch its kept part begins; a batch of one holds the
-        parts of all. ``dirty``: bool [n, blocks down, blocks right], over each tile's part; blocks of ``block`` cells a
-        side.
+        ``batch_rows``, ``batch_columns``: where in each tile of the batch its kept part begins; a batch of one holds
+        the parts of all. ``dirty``: bool [n, blocks down, blocks right], over each tile's part; blocks of ``block``
+        cells a side.
         """
         count, down, right = dirty.shape
         target = self._windows(down * block, right * block)[0]
@@ -91,7 +91,7 @@ class ArrayPatches:
         return found
 
     def _moved(self, old: NDArray[Any], new: NDArray[Any], tolerance: float) -> Accepted:
-        """bool [n, down, right] of [n, down, rows, right, numbers]: where any number moved by more than the tolerance."""
+        """bool [n, down, right] of [n, down, rows, right, numbers]: where any number moved by more than tolerated."""
         if tolerance == 0:
             differs: Accepted = (old != new).any(-1).any(2)
             return differs

@@ -38,7 +38,8 @@ def tiling_of(segment: Segment, picture: Size) -> Tiling | None:
     margins, aligns = [], [*inputs, *outputs]
     for name, stride in zip(segment.inputs, inputs, strict=True):
         found = reach(segment.graph, name)
-        local = [(found[output], coarse) for output, coarse in zip(segment.outputs, outputs, strict=True) if output in found]
+        read_by = [(output, coarse) for output, coarse in zip(segment.outputs, outputs, strict=True) if output in found]
+        local = [(found[output], coarse) for output, coarse in read_by]
         if any(isinstance(one, Global) or one.dims != (-2, -1) for one, _ in local):
             return None
         y = [(one.y, coarse) for one, coarse in local if not isinstance(one, Global)]
@@ -52,7 +53,7 @@ def tiling_of(segment: Segment, picture: Size) -> Tiling | None:
 
 
 def _stride(segment: Segment, name: str, picture: Size) -> int:
-    """Network pixels a cell of a feature map, 0 for what is none, or does not divide the picture and the mask evenly."""
+    """Network pixels a cell of a feature map, 0 for what is none, or does not divide picture and mask evenly."""
     shape = segment.graph.by_name[name].shape
     if len(shape) != 4 or picture.height % shape[2] or picture.width % shape[3]:
         return 0
@@ -77,7 +78,8 @@ def candidates(tiling: Tiling, picture: Size) -> Iterator[tuple[int, int]]:
             continue
         if size * size < LEAST_KEPT * crop.height * crop.width:
             continue
-        yield from ((size, count) for count in sorted({max(1, round(limit / share)) for limit in SHARES if limit >= share}))
+        counts = {round(limit / share) for limit in SHARES if limit >= share}
+        yield from ((size, count) for count in sorted(counts))
 
 
 def cut_to(segment: Segment, tiling: Tiling, size: int, count: int, picture: Size) -> Segment:
@@ -190,7 +192,7 @@ def _checked(part: Part, features: Mapping[str, Any], device: str, scale: Mappin
     everywhere, batch = _scattered(tiles, part, max(PLACES, tiles.count)), _scattered(tiles, part, tiles.count)
     if run(everywhere, {name: ROUNDING * scale[name] for name in part.facts.outputs}):
         return None
-    return interleaved({"tiles": lambda: run(batch, {name: 0.0 for name in part.facts.outputs})}, device)["tiles"]
+    return interleaved({"tiles": lambda: run(batch, dict.fromkeys(part.facts.outputs, 0.0))}, device)["tiles"]
 
 
 def _copy(feature: Any, height: int, width: int, backend: Any) -> Any:

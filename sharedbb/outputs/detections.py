@@ -78,7 +78,7 @@ class Detections:
         both = len(self) + len(dense)
         return 1 - 2 * int(np.count_nonzero(self.partners(dense) >= 0)) / both if both else 0.0
 
-    def moved(self, follow: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Detections:
+    def carried(self, follow: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Detections:
         """The same boxes elsewhere: ``follow`` maps boxes [N, 4] to where they are now; those without area go."""
         boxes = follow(self.boxes)
         if boxes is self.boxes:

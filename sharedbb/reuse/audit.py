@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sharedbb.reuse.regions import Mask
 
-FIRST_AUDITS = (3, 8, 16, 32)  # frames after a beginning: the thresholds are only guesses there
-TIGHTER, LOOSER = 0.6, 1.15  # what a broken and a kept budget do to the thresholds
+FIRST_AUDITS = (2, 5, 10, 20, 40, 80)  # frames of a kind: the thresholds are only guesses there
+TIGHTER, LOOSER = 0.6, 1.4  # what a broken and a kept budget do to the thresholds
 TIGHTEST, LOOSEST = 0.3, 4.0
 SHORTEST_CLOCK, LONGEST_CLOCK = 1, 8
 COMFORT = 0.6  # of the budget: below it, more may be tolerated
 FIRST_PAUSE, LONGEST_PAUSE = 50, 800  # frames without reuse after the tightest thresholds broke the budget
+FLOORS = 5  # frames of which noise's own effect is measured
+LATEST = 0.2  # weight of the latest audit in the average
+GROSS = 5.0  # times the tolerated error: one audit is enough then
+ROUNDING = 1e-6  # of a band: what a share that is no exact number may be off by
 
 
 class Canary:
-    """Says on which frames to look: a share of all, by dice of its own, and some of the first."""
+    """Says on which frames to look: a share of all, by dice of its own, and some of the first of every kind."""
 
     def __init__(self, share: float, seed: int) -> None:
         self._share = share
         self._dice = random.Random(seed)
-        self._frame = 0
+        self._seen: dict[str, int] = {}
 
-    def turn(self) -> bool:
-        """Whether the frame at hand is one; called once a frame."""
-        self._frame += 1
-        if self._share <= 0:
-            return False
-        return self._frame in FIRST_AUDITS or self._dice.random() < self._share
+    def turn(self, kind: str) -> bool:
+        """Whether the frame at hand is one, computed in one ``kind`` of way; called once a frame."""
+        self._seen[kind] = self._seen.get(kind, 0) + 1
+        chosen = self._dice.random() < self._share
+        return self._share > 0 and (chosen or self._seen[kind] in FIRST_AUDITS)
 
     @property
     def expected_delay(self) -> float:
@@ -45,44 +48,82 @@ class Trust:
 
     ``scale`` multiplies all thresholds; ``clock`` is how many frames a change may wait whose stage is computed whole, and
     how many a key frame may serve. ``pause`` counts the frames for which nothing is reused, since the tightest
-    thresholds did not keep the budget; it doubles each time.
+    thresholds did not keep the budget; it doubles each time. ``longest`` and ``shortest`` bound the clock.
+
+    ``floor``: by head, the share of answers that one grey level of noise changes by itself: reuse is judged by what it
+    adds to that. ``error``: by head, the share of answers that differed from a dense run, over the latest audits.
     """
 
     budget: float
     longest: int = LONGEST_CLOCK
+    shortest: int = SHORTEST_CLOCK
     scale: float = 1.0
     clock: int = 2
     audits: int = 0
     broken: int = 0
     pause: int = 0
+    floor: dict[str, float] = field(default_factory=dict)
+    error: dict[str, float] = field(default_factory=dict)
+    _floors: int = 0
     _next_pause: int = FIRST_PAUSE
 
-    def learn(self, errors: Mapping[str, float]) -> bool:
-        """Take in an audit's measured shares by head; returns whether the budget was kept."""
+    def allow(self, floor: Mapping[str, float]) -> None:
+        """Take in what noise alone changed of a frame's answers."""
+        self._floors += 1
+        for head, share in floor.items():
+            known = self.floor.get(head, 0.0)
+            self.floor[head] = known + (share - known) / self._floors
+
+    @property
+    def knows_floor(self) -> bool:
+        """Whether enough frames were looked at to know what noise does."""
+        return self._floors >= FLOORS
+
+    def learn(self, errors: Mapping[str, float], *, waited: bool = True) -> bool:
+        """Take in an audit's measured shares by head; returns whether the budget was kept.
+
+        ``waited``: whether changes were waiting for their turn, so that the audit says something about the clock; at the shortest one nothing ever waits.
+        """
         self.audits += 1
-        largest = max(errors.values(), default=0.0)
-        if largest > self.budget:
+        for head, share in errors.items():
+            known = self.error.get(head, 0.0)
+            self.error[head] = known + (share - known) * LATEST
+        largest = max((self._excess(head, errors[head]) for head in errors), default=0.0)
+        if largest > 1:
             self.broken += 1
             self._tighten()
             return False
-        if largest < self.budget * COMFORT:
+        if largest < COMFORT:
             self.scale = min(LOOSEST, self.scale * LOOSER)
-            self.clock = min(self.longest, self.clock + 1)
+            self.clock = min(self.longest, self.clock + (waited or self.clock == self.shortest))
             self._next_pause = FIRST_PAUSE
         return True
 
+    def recover(self) -> None:
+        """Come back towards what is usual, since thresholds so tight that nothing is reused are never audited."""
+        self.scale = max(self.scale, min(1.0, self.scale * LOOSER))
+
+    def _excess(self, head: str, share: float) -> float:
+        """A head's error as a multiple of what is tolerated: on average, or at once where it is far above that.
+
+        An average that is too large says nothing against an audit that went well.
+        """
+        tolerated = self.budget + self.floor.get(head, 0.0)
+        return max(min(self.error[head], share), share / GROSS) / tolerated
+
     def _tighten(self) -> None:
-        if self.scale == TIGHTEST and self.clock == SHORTEST_CLOCK:
+        if self.scale == TIGHTEST and self.clock == self.shortest:
             self.pause = self._next_pause
             self._next_pause = min(LONGEST_PAUSE, self._next_pause * 2)
         self.scale = max(TIGHTEST, self.scale * TIGHTER)
-        self.clock = max(SHORTEST_CLOCK, self.clock - 1)
+        self.clock = max(self.shortest, self.clock - 1)
 
     @property
     def is_paused(self) -> bool:
         """Whether nothing may be reused on the frame at hand; called once a frame."""
+        paused = self.pause > 0
         self.pause = max(0, self.pause - 1)
-        return self.pause > 0
+        return paused
 
 
 class Walk:
@@ -93,17 +134,19 @@ class Walk:
     def __init__(self, share: float, rows: int, columns: int) -> None:
         self._shape = rows, columns
         self._share = share
-        self._owed = 0.0
-        self._band = 0
+        self._frame = 0
+        self._taken = 0  # bands, from the beginning
 
     def turn(self) -> Mask | None:
         """The cells whose turn it is on this frame; None most of the time."""
-        self._owed += self._share * self.BANDS
-        if self._owed < 1:
+        self._frame += 1
+        due = int(self._frame * self._share * self.BANDS + ROUNDING)
+        if due == self._taken:
             return None
-        self._owed -= 1
         rows = self._shape[0]
         mask = np.zeros(self._shape, np.bool_)
-        mask[rows * self._band // self.BANDS : rows * (self._band + 1) // self.BANDS] = True
-        self._band = (self._band + 1) % self.BANDS
+        for band in range(max(self._taken, due - self.BANDS), due):
+            at = band % self.BANDS
+            mask[rows * at // self.BANDS : rows * (at + 1) // self.BANDS] = True
+        self._taken = due
         return mask

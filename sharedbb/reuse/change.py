@@ -65,6 +65,11 @@ class NoisyChange:
         """The last picture looked at, at half the resolution."""
         return self._now
 
+    @property
+    def reference(self) -> Picture:
+        """What the cached features were computed from, at half the resolution."""
+        return self._reference
+
     def adopt(self, mask: Mask | None = None) -> None:
         """Take the last picture looked at as the reference, in the cells of the mask or whole."""
         if mask is None:
@@ -116,4 +121,3 @@ def paste(source: Picture, target: Picture, mask: Mask) -> None:
     """Copy the mask's cells from one picture to another, both uint8 [H, W, 3]."""
     rows, columns = np.nonzero(mask)
     blocks(target, CELL)[rows, columns] = blocks(source, CELL)[rows, columns]
-

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sharedbb.reuse.regions import CELL
 from sharedbb.types import Geometry, Size
 
-HALF = 2  # flow is measured at half the network's resolution
-COARSE = 2  # every so many pixels of those are checked for what motion does not explain
+SCALE = 4  # flow is measured at a quarter of the network's resolution, but down to its finest detail
+MOST_CHANNELS = 128  # that OpenCV moves at once
+DESCENTS = 8  # steps of each patch towards its place
 ROUNDS = 2  # of looking up the motion at the place where a box has gone to
 MOST_GROWTH = 1.5  # of a box from the key frame on, either way
 LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed
@@ -27,47 +28,54 @@ Grey = NDArray[np.uint8]
 
 
 class OpticalFlow:
-    """Dense motion from the current picture back to the key picture (DIS, Kroeger et al., 2016), at half resolution.
+    """Dense motion from the current picture back to the key picture (DIS, Kroeger et al., 2016), at a quarter of the resolution.
 
-    ``flow``: float32 [H/2, W/2, 2], dx and dy in network pixels: what is at (x, y) now was at (x + dx, y + dy). It is
+    ``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels: what is at (x, y) now was at (x + dx, y + dy). It is
     measured from the key frame itself, never added up.
     """
 
     def __init__(self, size: Size) -> None:
-        self._shape = (size.height // HALF, size.width // HALF)
+        self._shape = (size.height // SCALE, size.width // SCALE)
         self._key = np.zeros(self._shape, np.uint8)
         self._now = np.zeros(self._shape, np.uint8)
         self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._places = np.indices(self._shape, np.float32)[:, ::COARSE, ::COARSE]
+        self._places = np.indices(self._shape, np.float32)
+        self._dis.setFinestScale(0)
+        self._dis.setGradientDescentIterations(DESCENTS)
         self._last: Flow | None = None
         self.flow: Flow = np.zeros((*self._shape, 2), np.float32)
 
     def remember(self, small: NDArray[np.uint8]) -> None:
         """Take a picture uint8 [H/2, W/2, 3] as the key."""
-        cv2.cvtColor(small, cv2.COLOR_RGB2GRAY, dst=self._key)
+        self._key = self._grey(small)
         self._last = None
 
     def measure(self, small: NDArray[np.uint8]) -> Flow:
         """The motion from a picture uint8 [H/2, W/2, 3] back to the key; the last one helps to find it."""
-        cv2.cvtColor(small, cv2.COLOR_RGB2GRAY, dst=self._now)
+        self._now = self._grey(small)
         if np.array_equal(self._now, self._key):
             self.flow = np.zeros((*self._shape, 2), np.float32)
             return self.flow
         guess = None if self._last is None else self._last.copy()
         self._last = self._dis.calc(self._now, self._key, guess).view(np.float32)
-        self.flow = self._last * HALF
+        self.flow = self._last * SCALE
         return self.flow
+
+    def _grey(self, small: NDArray[np.uint8]) -> Grey:
+        height, width = self._shape
+        quarter = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.cvtColor(quarter, cv2.COLOR_RGB2GRAY).view(np.uint8)
 
     def residual(self) -> NDArray[np.float32]:
         """Grey levels by which the moved key picture misses the current one: float32 means by 16×16 network pixels."""
         rows, columns = self._places
-        flow = self.flow[::COARSE, ::COARSE] / HALF
+        flow = self.flow / SCALE
         moved = cv2.remap(
             self._key, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        missed = cv2.absdiff(moved, self._now[::COARSE, ::COARSE])
+        missed = cv2.absdiff(moved, self._now)
         height, width = self._shape
-        cells = (width * HALF // CELL, height * HALF // CELL)
+        cells = (width * SCALE // CELL, height * SCALE // CELL)
         return cv2.resize(missed, cells, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
@@ -75,7 +83,7 @@ class Warp:
     """A flow as places to read maps at, made once for each size of map."""
 
     def __init__(self, flow: Flow) -> None:
-        """``flow``: float32 [h, w, 2], dx and dy in network pixels, over the whole picture at half resolution."""
+        """``flow``: float32 [h, w, 2], dx and dy in network pixels, over the whole picture at a quarter of its resolution."""
         self.flow = flow
         self._places: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
@@ -83,13 +91,17 @@ class Warp:
         """A map [h, w, C] of the key frame as it lies now: bilinear, its border continued outwards."""
         height, width = values.shape[:2]
         columns, rows = self._read_at(height, width)
-        moved = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return moved.reshape(values.shape).view(values.dtype)
+        moved = np.empty(values.shape, np.float32)
+        for first in range(0, values.shape[2], MOST_CHANNELS):
+            some = np.ascontiguousarray(values[..., first : first + MOST_CHANNELS])
+            found = cv2.remap(some, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            moved[..., first : first + MOST_CHANNELS] = found.reshape(some.shape)
+        return moved
 
     def _read_at(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = self._places.get((height, width))
         if found is None:
-            stride_y, stride_x = self.flow.shape[0] * HALF / height, self.flow.shape[1] * HALF / width
+            stride_y, stride_x = self.flow.shape[0] * SCALE / height, self.flow.shape[1] * SCALE / width
             coarse = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_AREA)
             rows, columns = np.indices((height, width), np.float32)
             found = columns + coarse[..., 0] / np.float32(stride_x), rows + coarse[..., 1] / np.float32(stride_y)
@@ -129,8 +141,8 @@ def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
     steps = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
     x = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * steps
     y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps
-    column = np.clip(x / HALF, 0, flow.shape[1] - 1).astype(np.intp)
-    row = np.clip(y / HALF, 0, flow.shape[0] - 1).astype(np.intp)
+    column = np.clip(x / SCALE, 0, flow.shape[1] - 1).astype(np.intp)
+    row = np.clip(y / SCALE, 0, flow.shape[0] - 1).astype(np.intp)
     return flow[row[:, :, None], column[:, None, :]]
 
 

@@ -10,7 +10,7 @@ from sharedbb.reuse.regions import Cover, Mask, Price, cover
 from sharedbb.types import Size
 
 Mode = Literal["exact", "bounded", "keyframe", "auto"]
-How = Literal["dense", "partial", "still", "key", "warped"]
+How = Literal["dense", "partial", "still", "held", "key", "warped"]
 
 UNEXPLAINED = 0.25  # of the picture that motion does not account for: from there on, a new key frame
 
@@ -70,7 +70,8 @@ class Sight:
     """What the plan of a frame depends on.
 
     ``known``: whether there are cached features. ``dirty``: share of the picture that differs from what they were
-    computed from. ``crowded``: whether the first segment would be computed whole. ``behind``: whether earlier changes
+    computed from. ``crowded``: whether the first segment would be computed whole; ``dear``: whether computing it in parts
+    would take a good part of that. ``tick``: whether it is the turn of what waits for its clock. ``behind``: whether earlier changes
     still wait. ``overdue``: whether the last frame computed in full is older than allowed. ``cut``: whether a new scene
     began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the picture that its motion does not account
     for, None where that was not measured. ``trusted``: whether moving answers along has kept the budget.
@@ -79,6 +80,8 @@ class Sight:
     known: bool
     dirty: float
     crowded: bool
+    dear: bool = False
+    tick: bool = True
     behind: bool = False
     overdue: bool = False
     cut: bool = False
@@ -90,6 +93,9 @@ class Sight:
 def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
     """Whether a frame is computed in full, in part, moved along from the key frame, or left as it is.
 
+    Small changes are computed at once; what takes about as much as the whole frame waits, ``held``, for the clock that
+    the audit allows.
+
     ``key_every``: frames from one key frame to the next, as far as the audit lets them be apart.
     """
     moves = bargain.mode == "keyframe" or (bargain.mode == "auto" and sight.crowded and sight.trusted)
@@ -100,4 +106,6 @@ def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
     if moves:
         lost = sight.unexplained is not None and sight.unexplained > UNEXPLAINED
         return "key" if lost or sight.overdue or sight.age >= key_every else "warped"
+    if (sight.crowded or sight.dear) and not (sight.tick or sight.overdue):
+        return "held"
     return "dense" if sight.crowded else "partial"

@@ -155,7 +155,7 @@ def cover(mask: Mask, prices: Sequence[Price], step: int, picture: Size, dense_m
 
 
 def _placed(mask: Mask, side: int, step: int, most: int) -> tuple[Indices, Indices] | None:
-    """Squares of ``side`` cells that cover the mask, strip by strip from the top; None when it takes more than ``most``.
+    """Squares of ``side`` cells that cover the mask, strip by strip from the top; None for more than ``most`` of them.
 
     Each begins at the first dirty cell that none before covers, down to a multiple of ``step``.
     """

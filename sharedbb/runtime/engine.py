@@ -193,15 +193,18 @@ class Engine:
             why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)
             if mode == "key":
                 self._answer(tuple(self.program.heads), state, memory)
-        if mode not in ("dense", "key") and memory.is_audited():
+        if mode not in ("dense", "key") and memory.is_audited(mode):
             with profiler.span("audit"):
                 self._audit(mode, due, state, memory)
-            mode, why = "audit", dict.fromkeys(due.due, "full")
-        if mode in ("dense", "key", "audit") and memory.keys is not None:
+            mode, why = "audit", dict.fromkeys(self.program.heads, "full")
+        if mode in ("dense", "key") and memory.knows_nothing:
+            self._measure_floor(state, memory)
+        if mode != "warped" and memory.keys is not None:
             memory.keys.outputs = dict(state.outputs)
         for head in due.due:
             state.last_run[head] = (state.frames, frame.timestamp)
-            if not memory.is_behind(head) and why[head] != "reused":
+        for head, reason in why.items():
+            if not memory.is_behind(head) and reason != "reused":
                 state.current[head] = (state.frames, frame.timestamp)
         state.keep_pace(due.predicted_ms, (time.perf_counter() - start) * 1e3)
         return self._result(due, state, frame, why, mode)
@@ -235,6 +238,16 @@ class Engine:
         self._answer(tuple(self.program.heads), state, memory)
         errors = {name: changed(served[name], state.outputs[name]) for name in due.due}
         memory.learn(mode, {name: error for name, error in errors.items() if error is not None})
+        self._measure_floor(state, memory)
+
+    def _measure_floor(self, state: StreamState, memory: Memory) -> None:
+        """Find out how many of a dense frame's answers one grey level of noise changes."""
+        if memory.wants_floor:
+            noisy, floor = memory.compute_noisy(), {}
+            for name, head in self.program.heads.items():
+                answers = {part: self.program.device.answer(noisy[at]) for part, at in head.answers.items()}
+                floor[name] = changed(head.decoder(answers, state.geometry), state.outputs[name])
+            memory.allow({name: share for name, share in floor.items() if share is not None})
 
     def _result(
         self,

@@ -72,10 +72,10 @@ class KeyFrame:
         if all(name in self._patches for name in head.answers.values()):
             raw = {part: self._moved_map(name) for part, name in head.answers.items()}
             return head.decoder(raw, geometry), "warped"
-        moved = getattr(self.outputs.get(head.name), "moved", None)
-        if moved is None:
+        carried = getattr(self.outputs.get(head.name), "carried", None)
+        if carried is None:
             return None, "reused"
-        return moved(lambda boxes: follow_boxes(boxes, self._flow.flow, geometry)), "warped"
+        return carried(lambda boxes: follow_boxes(boxes, self._flow.flow, geometry)), "warped"
 
     def _moved_map(self, name: str) -> NDArray[np.float32]:
         return self._warp(self._program.device.answer(self._features[name])[0])[None]

@@ -19,11 +19,14 @@ from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
 
-LEAST_CHANGE, NOISE_FACTOR = 3.0, 2.0  # grey levels that count as change: at least, and in levels of noise
+LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
 TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
 GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
 GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
-COST_MEMORY, ENOUGH, PAUSE = 0.1, 8, 60  # of the costs; frames to judge them by, and frames off when they are too high
+COST_MEMORY, ENOUGH = 0.1, 8  # of the costs; frames to judge them by
+DEAR = 0.3  # of the first segment's whole time: changes that would take more wait for the clock
+CROWDS, LONGEST_PAUSE = 3, 30  # crowded frames in a row after which some are not looked at, and at most how many
+SOONEST_KEY = 2  # frames from one key frame to the next, at least: with every frame a key, nothing would be learnt
 AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
 
 
@@ -52,6 +55,8 @@ class Memory:
                 self._answer_of.setdefault(name, []).append(head)
         self._whole: Session | None = None
         self._ripple: dict[str, float] = {}
+        self._trial: tuple[Any, Session] | None = None
+        self._dice = np.random.default_rng(bargain.seed)
         self.keys: KeyFrame | None = None
         self.reset()
 
@@ -59,24 +64,26 @@ class Memory:
         """Forget all pictures; buffers stay."""
         size, bargain = self._program.size, self._bargain
         self.known = False
-        keyed = bargain.mode == "keyframe"
-        self.trust = Trust(bargain.budget, bargain.key_every, clock=bargain.key_every) if keyed else Trust(bargain.budget)
-        self.motion_trust = Trust(bargain.budget, bargain.key_every, clock=bargain.key_every)
+        keys = max(SOONEST_KEY, bargain.key_every)
+        self.motion_trust = Trust(bargain.budget, keys, SOONEST_KEY, clock=keys)
+        self.trust = self.motion_trust if bargain.mode == "keyframe" else Trust(bargain.budget)
         self._canary = Canary(bargain.audit, bargain.seed)
         self._walk = Walk(bargain.refresh, *grid(size))
         self._exact = ExactChange(size) if bargain.mode == "exact" else None
         self._noisy = NoisyChange(size)
         self._glance: Grey | None = None
         self._age = 0
-        self._since = self._now = 0.0
         self._dirty: Mask | None = None
+        self._dirty_since: float | None = None
         self._whole_heads: set[str] = set()
         self._part_heads: set[str] = set()
         self._macs = 0
         self.error: dict[str, float] = {}
+        self._waited = False
         self._costs = {"dense": 0.0, "partial": 0.0}
         self._seen = {"dense": 0, "partial": 0}
-        self._pause = 0
+        self._pause = self._crowds = 0
+        self._looked = self._rekey = False
 
     def forget(self) -> None:
         """Trust no cached feature: the next frame is computed in full."""
@@ -90,20 +97,28 @@ class Memory:
     def observe(self, timestamp: float) -> Sight:
         """Compare the latest picture with what the cached features were computed from."""
         self._age += 1
-        mask = self._changes(self._picture)
-        if not self.known or self.trust.is_paused:
+        self._pause = max(0, self._pause - 1)
+        if self.trust.is_paused or self._pause:
+            self._looked = self.known = False
+            return Sight(False, 1.0, True)
+        mask, self._looked = self._changes(self._picture), True
+        if not self.known:
             return Sight(False, 1.0, True)
         self._dirty = mask if mask is not None and mask.any() else None
-        crowded = self._is_crowded()
+        share = self._foreseen()
+        if self._dirty is not None and self._dirty_since is None:
+            self._dirty_since = timestamp
         return Sight(
             known=True,
             dirty=0.0 if self._dirty is None else float(self._dirty.mean()),
-            crowded=crowded,
+            crowded=share == 1.0,
+            dear=share > DEAR and self._exact is None,
+            tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
-            overdue=self._is_overdue(self._since, timestamp),
-            cut=self._exact is None and self._is_cut(),
+            overdue=self._is_overdue(self._dirty_since, timestamp),
+            cut=self._is_cut(),
             age=self._age,
-            unexplained=self._unexplained(crowded),
+            unexplained=self._unexplained(share == 1.0),
             trusted=not self.motion_trust.is_paused,
         )
 
@@ -128,30 +143,34 @@ class Memory:
         scale = self._noisy.noise * self.trust.scale
         return {name: ripple * scale for name, ripple in self._ripple.items()}
 
-    def _is_crowded(self) -> bool:
-        """Whether so much changed that computing it all costs less than computing the parts."""
+    def _foreseen(self) -> float:
+        """Share of a whole run that the stages which read the picture would take, 1 where one is computed whole."""
         if self._dirty is None or self._bargain.mode == "keyframe":
-            return False
-        self._pause = max(0, self._pause - 1)
-        return self._pause > 0 or any(part.would_be_whole(self._dirty) for part in self._readers["input"])
+            return 0.0
+        return max(part.foresee(self._dirty) for part in self._readers["input"])
 
     def _is_cut(self) -> bool:
-        before, self._glance = self._glance, cv2.cvtColor(
-            cv2.resize(self._noisy.small, GLANCE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
-        ).view(np.uint8)
+        """Whether the picture shows another scene than the one before."""
+        if self._exact is not None:
+            return False
+        before = self._glance
+        small = cv2.resize(self._noisy.small, GLANCE, interpolation=cv2.INTER_AREA)
+        self._glance = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).view(np.uint8)
         return before is not None and is_cut(self._glance, before)
 
     def _unexplained(self, crowded: bool) -> float | None:
         """Measure motion where answers may be moved along."""
         wanted = self._bargain.mode == "keyframe" or (self._bargain.mode == "auto" and crowded)
-        if not wanted or self._dirty is None or self.keys is None:
+        if not wanted or self._dirty is None or self.keys is None or self._age >= self._key_every():
             return None
+        if self._rekey:
+            self.keys.remember(self._noisy.reference)
+            self._rekey = False
         return self.keys.measure(self._noisy.small, self._noisy.noise)
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
         start = time.perf_counter()
-        self._now = timestamp
         chosen = how(self._bargain, sight, self._key_every())
         if chosen == "partial" and self._is_turn_of_all(heads):
             chosen = "dense"
@@ -164,15 +183,22 @@ class Memory:
             assert self.keys is not None
             with profiler.span("warp"):
                 self._macs += self.keys.compute_fresh(self._latest.feature)
-        self._judge(chosen, (time.perf_counter() - start) * 1e3)
+        self._judge(chosen, (time.perf_counter() - start) * 1e3, crowded=sight.crowded and sight.known)
         return chosen
 
     def _key_every(self) -> int:
         trust = self.trust if self._bargain.mode == "keyframe" else self.motion_trust
         return trust.clock
 
-    def _judge(self, chosen: How, milliseconds: float) -> None:
-        """Learn what frames cost, and stop computing in parts for a while when it does not pay."""
+    def _judge(self, chosen: How, milliseconds: float, *, crowded: bool) -> None:
+        """Learn what frames cost, and stop looking for what could be spared for a while when there is nothing."""
+        if chosen == "dense" and crowded:
+            self._crowds += 1
+            if self._crowds >= CROWDS:
+                self._pause = min(LONGEST_PAUSE, self._crowds)
+                self.trust.recover()
+        elif chosen != "dense":
+            self._crowds = 0
         if chosen not in self._costs:
             return
         self._seen[chosen] += 1
@@ -180,7 +206,7 @@ class Memory:
         self._costs[chosen] += step * (milliseconds - self._costs[chosen])
         enough = self._seen["partial"] >= ENOUGH and self._seen["dense"] > 1
         if enough and self._costs["partial"] > GAIN * self._costs["dense"]:
-            self._pause, self._seen["partial"] = PAUSE, 0
+            self._pause, self._seen["partial"] = LONGEST_PAUSE, 0
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
@@ -191,10 +217,10 @@ class Memory:
         assert self._whole is not None
         self._whole([self.reference.feature])
         self._macs += self._all.facts.macs
-        self._noisy.adopt()
-        if self.keys is not None:
-            self.keys.remember(self._noisy.small)
-        self.known, self._age, self._since, self._dirty = True, 0, self._now, None
+        if self._looked:
+            self._noisy.adopt()
+            self._rekey = True
+        self.known, self._age, self._dirty, self._dirty_since = self._looked, 0, None, None
         for part in self.parts:
             part.settle()
         self._whole_heads.update(self._program.heads)
@@ -209,7 +235,7 @@ class Memory:
             name: stride
             for part in self.parts
             for name, stride in zip(part.facts.outputs, part.strides, strict=True)
-            if all(part.strides)
+            if stride
         }
         self.patches = {name: device.patches(self.features[name]) for name in ("input", *maps)}
         if self._exact is None:
@@ -219,16 +245,37 @@ class Memory:
 
     def _calibrate(self, strides: Mapping[str, int]) -> None:
         """Find out what one grey level of noise does to most of every feature."""
-        device, whole = self._program.device, self._all
-        noisy = device.picture(self._program.size)
-        noise = np.random.default_rng(self._bargain.seed).integers(-1, 2, noisy.array.shape, np.int16)
-        noisy.array[...] = np.clip(self.reference.array + noise, 0, 255)
-        device.upload(noisy)
-        results = dict(zip(whole.facts.outputs, whole.executable.session()([noisy.feature]), strict=True))
+        results = self.compute_noisy()
         for name, stride in strides.items():
             if name not in self._answer_of:
-                spread = self.patches[name].spread(device.patches(results[name]), max(1, CELL // stride))
+                spread = self.patches[name].spread(self._program.device.patches(results[name]), max(1, CELL // stride))
                 self._ripple[name] = float(np.quantile(spread, TYPICAL))
+
+    def compute_noisy(self) -> dict[str, Any]:
+        """All features of the reference with one grey level of noise added."""
+        device, whole = self._program.device, self._all
+        if self._trial is None:
+            self._trial = device.picture(self._program.size), whole.executable.session()
+        picture, session = self._trial
+        noise = self._dice.integers(-1, 2, picture.array.shape, np.int16)
+        picture.array[...] = np.clip(self.reference.array + noise, 0, 255)
+        device.upload(picture)
+        return dict(zip(whole.facts.outputs, session([picture.feature]), strict=True))
+
+    @property
+    def wants_floor(self) -> bool:
+        """Whether it is still to be found out what noise does to the answers."""
+        return self._exact is None and not self.trust.knows_floor
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether no frame was looked at yet for what noise does to the answers."""
+        return self._exact is None and not self.trust.floor
+
+    def allow(self, floor: Mapping[str, float]) -> None:
+        """Take in what noise alone changed of the answers."""
+        for trust in {id(trust): trust for trust in (self.trust, self.motion_trust)}.values():
+            trust.allow(floor)
 
     def _is_turn_of_all(self, heads: Collection[str]) -> bool:
         """Whether what waits for its turn has it now, and takes about as long as computing everything."""
@@ -249,8 +296,9 @@ class Memory:
             paste(self._picture, self.reference.array[0], self._dirty)
             self._program.device.upload(self.reference)
             self._noisy.adopt(self._dirty)
-            self._spread({"input": self._dirty}, timestamp)
-            self._dirty = None
+            self._spread({"input": self._dirty}, timestamp if self._dirty_since is None else self._dirty_since)
+            self._dirty = self._dirty_since = None
+            self._rekey = True
         tolerance, tick, ran_whole = self.tolerance, self._is_tick(), False
         for part in self.parts:
             if part.pending is None or not due.intersection(part.facts.heads):
@@ -279,20 +327,22 @@ class Memory:
                 for reader in self._readers[name]:
                     reader.expect(name, mask, since)
 
-    def _is_overdue(self, since: float, timestamp: float) -> bool:
+    def _is_overdue(self, since: float | None, timestamp: float) -> bool:
+        """Whether a change seen at ``since`` has waited for as long as it may."""
         limit = self._bargain.max_age_ms
-        return limit is not None and (timestamp - since) * 1e3 >= limit
+        return limit is not None and since is not None and (timestamp - since) * 1e3 > limit
 
-    def is_audited(self) -> bool:
-        """Whether it is the turn of the frame at hand to be computed in full as well."""
-        return self._canary.turn()
+    def is_audited(self, mode: str) -> bool:
+        """Whether it is the turn of the frame at hand, computed in this mode, to be computed in full as well."""
+        self._waited = self._dirty is not None or any(part.pending is not None for part in self.parts)
+        return self._canary.turn(mode)
 
     def learn(self, mode: str, errors: Mapping[str, float]) -> None:
         """Take in how far the answers of a frame were off that was computed one way and then in full."""
         by_motion = mode == "warped" and self._bargain.mode == "auto"
         trust = self.motion_trust if by_motion else self.trust
-        trust.learn(errors)
-        self.error.update(errors)
+        trust.learn(errors, waited=self._waited or mode == "warped")
+        self.error.update({head: trust.error[head] for head in errors})
 
     def news(self, head: str) -> str:
         """What became of a head's answer since this was last asked: ``full``, ``partial``, ``still`` or ``reused``."""
@@ -307,7 +357,9 @@ class Memory:
 
     def is_behind(self, head: str) -> bool:
         """Whether changes seen so far are missing from a head's answer."""
-        return any(part.pending is not None and head in part.facts.heads for part in self.parts)
+        return self._dirty is not None or any(
+            part.pending is not None and head in part.facts.heads for part in self.parts
+        )
 
     def work(self) -> float:
         """Share of a dense frame's multiply-adds spent since this was last asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ class TileSession:
     def __call__(self) -> list[Patches]:
         """Run the batch; the results as patches."""
         results = self._session(self.batches)
-        known = self._known
-        if len(known) != len(results) or any(one is not result for (one, _), result in zip(known, results, strict=True)):
+        known = [result for result, _ in self._known]
+        if len(known) != len(results) or any(map(operator.is_not, known, results)):
             # A session may fill the same buffers every time, or hand out new ones.
             self._known = [(result, self._device.patches(result)) for result in results]
         return [patches for _, patches in self._known]
@@ -85,16 +86,24 @@ class Part:
         if self.since is None:
             self.since = timestamp
 
-    def would_be_whole(self, changed: Mask) -> bool:
-        """Whether a change of the first input would have everything computed; what is found serves ``work`` as well."""
+    def foresee(self, changed: Mask) -> float:
+        """Share of the whole stage's time that a change of its first input would cost, 1 where it is computed whole.
+
+        What is found out for that serves ``work`` as well.
+        """
         tiling = self.stage.tiling
         reached = None if tiling is None else tiling.reached([changed, *[None] * (len(tiling.inputs) - 1)])
         if reached is None:
-            return True
+            return 1.0
         if self.pending is not None:
             reached = reached | self.pending
-        self._foreseen = (reached, self._decide(reached, wait=False))
-        return self._foreseen[1].kind == "whole"
+        work = self._decide(reached, wait=False)
+        self._foreseen = (reached, work)
+        if work.cover is None:
+            return 1.0
+        price = self.prices[work.cover.bucket]
+        calls = -(-len(work.cover.rows) // price.count)
+        return min(1.0, calls * price.milliseconds / (self.facts.measured_ms or np.inf))
 
     def work(self, *, wait: bool) -> Work:
         """How to catch up."""
@@ -114,13 +123,14 @@ class Part:
     ) -> tuple[Changed, int]:
         """Compute the tiles of a cover and paste what moved; returns where each output changed, and multiply-adds."""
         stage, tiling, pending = self.stage, self.stage.tiling, self.pending
-        assert tiling is not None and pending is not None
+        assert tiling is not None
+        assert pending is not None
         tiles = stage.tiles[cover.bucket]
         session = self._session(cover.bucket, features)
         ring, crop = tiling.ring(), session.crop
         side = tiles.size // CELL
         dirty_windows = sliding_window_view(pending, (min(side, self.grid[0]), min(side, self.grid[1])))
-        changed: Changed = {name: None for name in self.facts.outputs}
+        changed: Changed = dict.fromkeys(self.facts.outputs)
         calls = range(0, len(cover.rows), session.count)
         for start in calls:
             rows, columns = cover.rows[start : start + session.count], cover.columns[start : start + session.count]

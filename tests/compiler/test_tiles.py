@@ -35,7 +35,7 @@ NORMALIZATION = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 UNTOUCHED = 1e6
 RUNS = 4
 
-# Blocks that pool the whole picture, or were captured with a fixed size: the share of runs that can be divided.
+# Networks with blocks that pool the whole picture, and that were captured with a fixed size.
 GLOBAL = {"mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"}
 FIXED = {"shufflenet_v2_x1_0"}
 
@@ -143,13 +143,13 @@ def test_tiles_of_a_backbones_blocks_are_those_of_the_whole(name: str) -> None:
             assert name in GLOBAL
             continue
         sizes = [size for size in (32, 64) if size % tiling.step == 0]
-        try:
-            size = random.Random(seed).choice(sizes)
-            assert _largest_error(segment, tiling, picture, size, torch.float64) < 1e-10
-            found += 1
-        except GraphError as error:
-            assert name in FIXED
-            assert "does not run at another size" in str(error)
+        size = random.Random(seed).choice(sizes)
+        if name in FIXED and any(node.kind in ("view", "reshape") for node in segment.graph.nodes):
+            with pytest.raises(GraphError, match="does not run at another size"):
+                cut_to(segment, tiling, size, 5, picture)
+            continue
+        assert _largest_error(segment, tiling, picture, size, torch.float64) < 1e-10
+        found += 1
     # Every run of a network without global operators, and at least a stem of the others.
     assert found == RUNS or (found >= 1 and name in GLOBAL | FIXED)
 
@@ -231,7 +231,7 @@ def test_several_inputs_and_outputs_have_strides_and_margins_of_their_own() -> N
     by_name = dict(zip(segment.inputs, zip(tiling.inputs, tiling.margins, strict=True), strict=True))
     assert sorted(stride for stride, _ in by_name.values()) == [4, 8]
     assert sorted(tiling.outputs) == [4, 8]
-    margins = {stride: margin for stride, margin in by_name.values()}
+    margins = dict(by_name.values())
     assert margins[4] == Margin(8, 4, 8, 4)  # the last convolution alone: two cells before and after every second one
     assert margins[8].top >= 8 + 4
     assert tiling.align == 8
@@ -282,7 +282,7 @@ def test_stages_get_the_tiles_that_pay(parts: Cut, monkeypatch: pytest.MonkeyPat
         assert stage.tiles
         assert line.startswith(f"{stage.facts.name} in tiles: ")
         assert line.endswith("; whole 1000.00 ms")
-        assert all(one.measured_ms == 2.0 and 0 < one.macs for one in stage.tiles)
+        assert all(one.measured_ms == 2.0 and one.macs > 0 for one in stage.tiles)
         # At one price, of each size only the largest batch is worth having.
         sizes = [one.size for one in stage.tiles]
         assert len(sizes) == len(set(sizes))

@@ -60,31 +60,36 @@ class Network(nn.Module):
         }
 
 
-class Setting:
-    """A network's stages with tiles, a stream's features, and a picture that changes."""
+def compiled(parts: Cut, backend: Any) -> list[Stage]:
+    """Every segment as a stage with both buckets of tiles, where it can be divided."""
 
-    def __init__(self, parts: Cut, backend: Any) -> None:
-        self.backend, self.parts = backend, parts
-        executables = backend.compile(parts, NORMALIZATION)
-        self.stages = [self._stage(*both) for both in zip(parts.segments, executables, strict=True)]
-        self.runs = {stage.facts.name: stage.executable.session() for stage in self.stages}
-        self.buffer = backend.picture(PICTURE)
-        self.buffer.array[...] = np.random.default_rng(0).integers(0, 256, self.buffer.array.shape, np.uint8)
-        self.features = self.dense()
-        self.patches = {
-            name: backend.patches(feature)
-            for name, feature in self.features.items()
-            if name == "input" or len(parts.graph.by_name[name].shape) == 4
-        }
-
-    def _stage(self, segment: Segment, executable: Any) -> Stage:
+    def stage(segment: Segment, executable: Any) -> Stage:
         facts, tiling, tiles = describe(segment, ("map", "far", "vector")), tiling_of(segment, PICTURE), []
         for size, count in BUCKETS if tiling is not None else ():
             assert tiling is not None
             small = cut_to(segment, tiling, size, count, PICTURE)
-            (compiled,) = self.backend.compile(replace(self.parts, segments=(small,)), NORMALIZATION)
-            tiles.append(Tiles(size, count, compiled, macs=size * count, measured_ms=1.0))
+            (runs,) = backend.compile(replace(parts, segments=(small,)), NORMALIZATION)
+            tiles.append(Tiles(size, count, runs, macs=size * count, measured_ms=1.0))
         return Stage(replace(facts, measured_ms=4.0), executable, tiling, tuple(tiles))
+
+    return [stage(*both) for both in zip(parts.segments, backend.compile(parts, NORMALIZATION), strict=True)]
+
+
+class Setting:
+    """A network's stages, a stream's features, and a picture that changes."""
+
+    def __init__(self, backend: Any, stages: list[Stage]) -> None:
+        self.backend, self.stages = backend, stages
+        self.buffer = backend.picture(PICTURE)
+        self.buffer.array[...] = np.random.default_rng(0).integers(0, 256, self.buffer.array.shape, np.uint8)
+        self.features = self.dense()
+        maps = [
+            name
+            for stage in stages
+            for name, shape in zip(stage.facts.outputs, stage.facts.shapes, strict=True)
+            if shape[1:]
+        ]
+        self.patches = {name: backend.patches(self.features[name]) for name in ("input", *maps)}
 
     def dense(self) -> dict[str, Any]:
         """All features of the picture, in buffers of their own."""
@@ -135,15 +140,17 @@ def everywhere(mask: Mask | None) -> Mask:
     return np.zeros(grid(PICTURE), np.bool_) if mask is None else mask
 
 
-@pytest.fixture(scope="module")
-def parts() -> Cut:
+@pytest.fixture(scope="module", params=[EagerBackend, OpenVINOBackend], ids=["eager", "openvino"])
+def built(request: pytest.FixtureRequest) -> tuple[Any, list[Stage]]:
     torch.manual_seed(0)
-    return cut(capture(Network().eval(), torch.zeros(1, 3, PICTURE.height, PICTURE.width), ""))
+    backend = request.param("f32")
+    parts = cut(capture(Network().eval(), torch.zeros(1, 3, PICTURE.height, PICTURE.width), ""))
+    return backend, compiled(parts, backend)
 
 
-@pytest.fixture(params=[EagerBackend, OpenVINOBackend], ids=["eager", "openvino"])
-def setting(request: pytest.FixtureRequest, parts: Cut) -> Setting:
-    return Setting(parts, request.param("f32"))
+@pytest.fixture
+def setting(built: tuple[Any, list[Stage]]) -> Setting:
+    return Setting(*built)
 
 
 BOXES = [
@@ -233,11 +240,9 @@ def test_a_change_that_moves_nothing_reaches_nobody(setting: Setting) -> None:
     part.expect("input", np.eye(*grid(PICTURE), dtype=np.bool_), 0.0)
     cover = part.work(wait=False).cover
     if cover is None:
-        changed, _ = part.run_whole(setting.features, setting.patches, {name: 1e-5 for name in part.facts.outputs})
+        changed, _ = part.run_whole(setting.features, setting.patches, dict.fromkeys(part.facts.outputs, 1e-5))
     else:
-        changed, _ = part.run_tiles(
-            cover, setting.features, setting.patches, {name: 1e-5 for name in part.facts.outputs}
-        )
+        changed, _ = part.run_tiles(cover, setting.features, setting.patches, dict.fromkeys(part.facts.outputs, 1e-5))
     assert set(changed.values()) == {None}
 
 
@@ -315,14 +320,14 @@ def test_work_is_done_in_tiles_where_that_is_cheaper(setting: Setting) -> None:
 def test_what_was_foreseen_is_what_is_done(setting: Setting) -> None:
     part, mask = _first(setting), np.zeros(grid(PICTURE), np.bool_)
     mask[4, 4] = True
-    assert not part.would_be_whole(mask)
+    assert part.foresee(mask) == 0.25  # one call of a millisecond, of four
     assert part.pending is None
     part.expect("input", mask, 0.0)
     assert part.work(wait=False).kind == "tiles"
-    assert part.would_be_whole(np.ones(grid(PICTURE), np.bool_))
+    assert part.foresee(np.ones(grid(PICTURE), np.bool_)) == 1
     other = np.roll(mask, 3)
     part.settle()
-    assert not part.would_be_whole(other)
+    assert part.foresee(other) < 1
     fresh = _first(setting)
     for one in (part, fresh):
         one.expect("input", mask, 0.0)

@@ -166,12 +166,12 @@ TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding
         (
             "name: street",
             "name: street\nreuse: {mode: bounded, budget: 0}",
-            "2:31: reuse.budget: must be more than 0, got 0",
+            "2:32: reuse.budget: must be more than 0, got 0",
         ),
         (
             "name: street",
             "name: street\nreuse: {mode: keyframe, fresh: 12}",
-            "2:31: reuse.fresh: must be 0, 4, 8 or 16, got 12",
+            "2:32: reuse.fresh: must be 0, 4, 8 or 16, got 12",
         ),
         (
             "name: street",

@@ -141,7 +141,7 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (Reuse, {"key_every": 241}),
     (Reuse, {"key_every": 4.0}),
     (Reuse, {"fresh": 32}),
-    (Reuse, {"fresh": False}),
+    (Reuse, {"fresh": "4"}),
     (Reuse, {"seed": 1}),
     (Schedule, {"queue": 0}),
     (Schedule, {"queue": True}),

@@ -1,0 +1,132 @@
+"""Key frames against real labels (CamVid's ``val``, a drive at 15 Hz), and against dense boxes on a dash camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import sharedbb as sb
+from benchmarks import networks
+from benchmarks.reuse_clips import MOVING_FRAMES
+from benchmarks.reuse_runs import Setup, compiled, show_rows, versus
+from sharedbb.types import Frame, FrameResult
+
+HEAD = "surface"
+"""Answers with the classes of the labels, in their order; a label beyond them is void."""
+
+PICTURES_PER_SECOND = 15
+KEY_EVERY, CLIP_KEY_EVERY = (2, 3, 4, 5, 8), (2, 3, 4, 5)
+FRESH = (0, 8)
+BUDGETS = (0.02, 0.05)
+CLIP = "moving-dashcam.mp4"
+GOALS = {"fresh 0": {"speedup": 2.5, "lost_points": 1.0}, "fresh 8": {"speedup": 1.4, "lost_points": 0.2}}
+CLIP_GOALS = {"speedup": 2.5, "ap50": 0.9}
+UNBOUND = {"budget": 1.0, "audit": 0}
+"""No audit that would lengthen or shorten the way from key frame to key frame: the curve itself is measured."""
+
+
+@dataclass(slots=True)
+class Labelled:
+    """A drive with labels: frames, and what each pixel is, HW uint8."""
+
+    frames: list[Frame] = field(default_factory=list)
+    labels: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, setup: Setup) -> Labelled:
+        """The pictures in order of their names. Raises FileNotFoundError when there are none, or labels are missing."""
+        folder = setup.data / "camvid"
+        files = sorted((folder / "val").glob("*.jpg"))[: setup.frames or (24 if setup.quick else None)]
+        if not files:
+            raise FileNotFoundError(f"no pictures in {folder / 'val'}")
+        drive = cls()
+        for index, file in enumerate(files):
+            answers = folder / "valannot" / f"{file.stem}.png"
+            picture, labels = cv2.imread(str(file)), cv2.imread(str(answers), cv2.IMREAD_UNCHANGED)
+            if picture is None or labels is None:
+                raise FileNotFoundError(f"cannot read {file if picture is None else answers}")
+            drive.frames.append(Frame.of(picture, index=index, timestamp=index / PICTURES_PER_SECOND))
+            drive.labels.append(labels)
+        return drive
+
+
+class Scored:
+    """Shown two results of each frame of a drive: pixels by true and answered class, for either side."""
+
+    def __init__(self, drive: Labelled) -> None:
+        self._drive = drive
+        self._counts: list[Any] = [0, 0]
+
+    def __call__(self, ours: FrameResult, dense: FrameResult) -> None:
+        labels = self._drive.labels[ours.index]
+        for side, result in enumerate((ours, dense)):
+            classes = len(result[HEAD].names)
+            known = labels < classes
+            pairs = labels[known].astype(np.intp) * classes + result[HEAD].classes[known]
+            self._counts[side] += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    def summary(self) -> dict[str, float]:
+        """Mean intersection over union of either side, and how many points dense is ahead."""
+        ours, dense = (self._mean(counts) for counts in self._counts)
+        return {"miou": round(ours, 5), "miou_dense": round(dense, 5), "lost_points": round(100 * (dense - ours), 3)}
+
+    @staticmethod
+    def _mean(counts: NDArray[np.int64]) -> float:
+        """Over the classes that occur among labels or answers."""
+        same = np.diag(counts)
+        either = counts.sum(axis=0) + counts.sum(axis=1) - same
+        return float((same[either > 0] / either[either > 0]).mean())
+
+
+def measure(setup: Setup) -> dict[str, Any]:
+    """Key frames further and further apart, deep features only or all of them moved along; beside them ``bounded``."""
+    pipeline = networks.street()
+    dense = compiled(pipeline)
+    drive = Labelled.read(setup)
+    rows: dict[str, dict[str, Any]] = {}
+    for fresh in FRESH:
+        for every in KEY_EVERY[:2] if setup.quick else KEY_EVERY:
+            ours = compiled(pipeline, mode="keyframe", key_every=every, fresh=fresh, **UNBOUND)
+            rows[f"fresh {fresh}, key every {every}"] = _on_labels(ours, dense, drive)
+    for budget in BUDGETS[:1] if setup.quick else BUDGETS:
+        rows[f"bounded, budget {budget:g}"] = _on_labels(
+            compiled(pipeline, mode="bounded", budget=budget), dense, drive
+        )
+    show_rows("keyframe on CamVid val, labels as truth", rows, ("miou", "miou_dense", "lost_points"))
+    clips: dict[str, dict[str, Any]] = {}
+    for every in CLIP_KEY_EVERY[:2] if setup.quick else CLIP_KEY_EVERY:
+        ours = compiled(pipeline, mode="keyframe", key_every=every, **UNBOUND)
+        clips[f"key every {every}"] = versus(ours, dense, setup.clip(CLIP, MOVING_FRAMES))
+    show_rows(f"keyframe on {CLIP}, dense as truth", clips)
+    return {"camvid": rows, CLIP: clips, "numbers": _numbers(rows, clips)}
+
+
+def _on_labels(ours: sb.Engine, dense: sb.Engine, drive: Labelled) -> dict[str, Any]:
+    scored = Scored(drive)
+    return {**versus(ours, dense, drive.frames, scored), **scored.summary()}
+
+
+def _numbers(rows: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The fastest setting that loses no more than the goal allows, of each kind; None when all lose more."""
+    found: dict[str, Any] = {}
+    for kind, goal in GOALS.items():
+        fits = [
+            (row["speedup"], name)
+            for name, row in rows.items()
+            if name.startswith(kind) and row["lost_points"] <= goal["lost_points"]
+        ]
+        found[kind] = {"measured": max(fits, default=None), "goal": goal}
+    fits = [
+        (row["speedup"], name)
+        for name, row in clips.items()
+        if row["heads"]["objects"]["agreement"] >= CLIP_GOALS["ap50"]
+    ]
+    found[CLIP] = {"measured": max(fits, default=None), "goal": CLIP_GOALS}
+    lost = {name: row["lost_points"] for name, row in rows.items() if name.startswith("bounded")}
+    found["bounded, lost points"] = {"measured": lost, "goal": 0.5}
+    print(found)
+    return found
