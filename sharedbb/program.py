@@ -195,10 +195,10 @@ class Program:
 
     ``stages`` are the segments in execution order. ``fused`` holds, for sets of heads that fall due together, one stage
     that does the work of all their segments, where that was measured to be faster. ``bargain`` says what may be reused
-    between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``, where
-    asked for, one that gives the maps among the answers from the picture and given deep features. ``intake`` makes a stream's intake
-    for an input buffer. ``choices`` says what ``auto`` chose and why, one line each. ``operators`` and ``separate``
-    count the operators of the merged graph and of its heads' networks one by one.
+    between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``,
+    where asked for, one that gives the maps among the answers from the picture and given deep features. ``intake``
+    makes a stream's intake for an input buffer. ``choices`` says what ``auto`` chose and why, one line each.
+    ``operators`` and ``separate`` count the operators of the merged graph and of its heads' networks one by one.
     """
 
     name: str

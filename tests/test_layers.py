@@ -37,7 +37,18 @@ MAY_IMPORT = {
     },
 }
 # Rooms that a start from the cache goes through, or that are asked before anything runs.
-WITHOUT_TORCH = ("spec", "registry", "outputs", "media", "profiling", "runtime", "program", "transforms", "reuse", "compiler")
+WITHOUT_TORCH = (
+    "spec",
+    "registry",
+    "outputs",
+    "media",
+    "profiling",
+    "runtime",
+    "program",
+    "transforms",
+    "reuse",
+    "compiler",
+)
 
 
 def _room(path: Path) -> str:

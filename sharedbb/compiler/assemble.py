@@ -17,8 +17,8 @@ from sharedbb.errors import Problem, SpecError
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
-from sharedbb.runtime import Engine
 from sharedbb.reuse.policy import Bargain
+from sharedbb.runtime import Engine
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
 from sharedbb.transforms import RgbIntake
 

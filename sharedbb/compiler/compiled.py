@@ -37,7 +37,9 @@ def store(name: str, compiled: Compiled) -> None:
     """Keep it under a key, where the backend can store what it compiled."""
     last = [stage for stage in (compiled.whole, compiled.fresh) if stage is not None]
     everything = (*compiled.stages, *compiled.fused.values(), *last)
-    executables = [one for stage in everything for one in (stage.executable, *(tiles.executable for tiles in stage.tiles))]
+    executables = [
+        one for stage in everything for one in (stage.executable, *(tiles.executable for tiles in stage.tiles))
+    ]
     blobs = [blob for executable in executables if (blob := compiled.backend.save(executable)) is not None]
     if len(blobs) < len(executables):
         return

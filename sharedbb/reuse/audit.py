@@ -46,8 +46,8 @@ class Canary:
 class Trust:
     """How much is tolerated, learnt from audits.
 
-    ``scale`` multiplies all thresholds; ``clock`` is how many frames a change may wait whose stage is computed whole, and
-    how many a key frame may serve. ``pause`` counts the frames for which nothing is reused, since the tightest
+    ``scale`` multiplies all thresholds; ``clock`` is how many frames a change may wait whose stage is computed whole,
+    and how many a key frame may serve. ``pause`` counts the frames for which nothing is reused, since the tightest
     thresholds did not keep the budget; it doubles each time. ``longest`` and ``shortest`` bound the clock.
 
     ``floor``: by head, the share of answers that one grey level of noise changes by itself: reuse is judged by what it
@@ -82,7 +82,8 @@ class Trust:
     def learn(self, errors: Mapping[str, float], *, waited: bool = True) -> bool:
         """Take in an audit's measured shares by head; returns whether the budget was kept.
 
-        ``waited``: whether changes were waiting for their turn, so that the audit says something about the clock; at the shortest one nothing ever waits.
+        ``waited``: whether changes were waiting for their turn, so that the audit says something about the clock; at
+        the shortest one nothing ever waits.
         """
         self.audits += 1
         for head, share in errors.items():

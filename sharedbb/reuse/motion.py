@@ -28,7 +28,9 @@ Grey = NDArray[np.uint8]
 
 
 class OpticalFlow:
-    """Dense motion from the current picture back to the key picture (DIS, Kroeger et al., 2016), at a quarter of the resolution.
+    """Dense motion from the current picture back to the key picture, at a quarter of the resolution.
+
+    By DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, 2016).
 
     ``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels: what is at (x, y) now was at (x + dx, y + dy). It is
     measured from the key frame itself, never added up.
@@ -83,7 +85,7 @@ class Warp:
     """A flow as places to read maps at, made once for each size of map."""
 
     def __init__(self, flow: Flow) -> None:
-        """``flow``: float32 [h, w, 2], dx and dy in network pixels, over the whole picture at a quarter of its resolution."""
+        """``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels, over the whole picture."""
         self.flow = flow
         self._places: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
@@ -112,8 +114,8 @@ class Warp:
 def follow_boxes(boxes: NDArray[np.float32], flow: Flow, geometry: Geometry) -> NDArray[np.float32]:
     """Boxes [N, 4] of the key frame, in source pixels, where they are now: moved and grown like what is inside them.
 
-    ``flow`` points back from now to the key frame (see ``OpticalFlow``); a box is shifted by the median of the motion in
-    it, looked up again where it has gone, and grows as its sides move apart. Without motion the boxes stay the same.
+    ``flow`` points back from now to the key frame (see ``OpticalFlow``); a box is shifted by the median of the motion
+    in it, looked up again where it has gone, and grows as its sides move apart. Without motion the boxes stay the same.
     """
     if len(boxes) == 0 or not flow.any():
         return boxes
@@ -137,7 +139,7 @@ def follow_boxes(boxes: NDArray[np.float32], flow: Flow, geometry: Geometry) -> 
 
 
 def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
-    """The flow at SAMPLES × SAMPLES evenly spaced places in each box [N, 4] of network pixels: [N, rows, columns, 2]."""
+    """The flow at SAMPLES × SAMPLES even places in each box [N, 4] of network pixels: [N, SAMPLES, SAMPLES, 2]."""
     steps = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
     x = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * steps
     y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps

@@ -12,6 +12,7 @@ from sharedbb.types import Size
 Mode = Literal["exact", "bounded", "keyframe", "auto"]
 How = Literal["dense", "partial", "still", "held", "key", "warped"]
 
+DEAR = 0.3  # of the time of computing everything: what takes more waits for its clock
 UNEXPLAINED = 0.25  # of the picture that motion does not account for: from there on, a new key frame
 
 
@@ -19,8 +20,8 @@ UNEXPLAINED = 0.25  # of the picture that motion does not account for: from ther
 class Bargain:
     """What the user gives for time.
 
-    ``budget``: largest tolerated share of changed answers of a head. ``max_age_ms``: longest time that a change may wait
-    to be seen, None for no limit. ``refresh``: share of the picture taken anew on every frame, changed or not.
+    ``budget``: largest tolerated share of changed answers of a head. ``max_age_ms``: longest time that a change may
+    wait to be seen, None for no limit. ``refresh``: share of the picture taken anew on every frame, changed or not.
     ``audit``: share of frames computed in full to measure the error. ``key_every``: most frames from one key frame to
     the next. ``fresh``: in keyframe mode, the stride up to which features are computed on every frame, 0 for none.
     ``seed`` of the audit's dice.
@@ -54,13 +55,13 @@ WHOLE = Work("whole")
 def decide(
     pending: Mask | None, prices: Sequence[Price], step: int, picture: Size, dense_ms: float, *, wait: bool
 ) -> Work:
-    """How a stage catches up with the cells that are pending: in tiles at once where that costs less than the whole.
+    """How a stage catches up with the cells that are pending: in tiles at once where that costs far less than the whole.
 
-    What can only be computed whole waits for its turn when ``wait`` says so. ``pending`` None means that everything is.
+    What takes a good part of the whole's time waits for its turn when ``wait`` says so. ``pending`` None means that everything is.
     """
     if pending is not None and prices:
         found = cover(pending, prices, step, picture, dense_ms)
-        if found is not None:
+        if found is not None and not (wait and found.milliseconds > DEAR * dense_ms):
             return Work("tiles", found)
     return LATER if wait else WHOLE
 
@@ -70,11 +71,12 @@ class Sight:
     """What the plan of a frame depends on.
 
     ``known``: whether there are cached features. ``dirty``: share of the picture that differs from what they were
-    computed from. ``crowded``: whether the first segment would be computed whole; ``dear``: whether computing it in parts
-    would take a good part of that. ``tick``: whether it is the turn of what waits for its clock. ``behind``: whether earlier changes
-    still wait. ``overdue``: whether the last frame computed in full is older than allowed. ``cut``: whether a new scene
-    began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the picture that its motion does not account
-    for, None where that was not measured. ``trusted``: whether moving answers along has kept the budget.
+    computed from. ``crowded``: whether the first segment would be computed whole; ``dear``: whether computing it in
+    parts would take a good part of that. ``tick``: whether it is the turn of what waits for its clock. ``behind``:
+    whether earlier changes still wait. ``overdue``: whether the last frame computed in full is older than allowed.
+    ``cut``: whether a new scene began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the
+    picture that its motion does not account for, None where that was not measured. ``trusted``: whether moving answers
+    along has kept the budget.
     """
 
     known: bool

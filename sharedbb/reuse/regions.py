@@ -121,11 +121,12 @@ class Price:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cover:
-    """Tiles that together cover a mask: which bucket (its position among the prices), and where they begin."""
+    """Tiles that together cover a mask: which bucket (its position among the prices), where they begin, and the time."""
 
     bucket: int
     rows: Indices
     columns: Indices
+    milliseconds: float = 0.0
 
 
 def cover(mask: Mask, prices: Sequence[Price], step: int, picture: Size, dense_ms: float) -> Cover | None:
@@ -148,10 +149,10 @@ def cover(mask: Mask, prices: Sequence[Price], step: int, picture: Size, dense_m
             best = (milliseconds, at, *placed)
     if best is None:
         return None
-    _, bucket, rows, columns = best
+    milliseconds, bucket, rows, columns = best
     size = prices[bucket].size
     last_row, last_column = max(0, picture.height - size), max(0, picture.width - size)
-    return Cover(bucket, np.minimum(rows * CELL, last_row), np.minimum(columns * CELL, last_column))
+    return Cover(bucket, np.minimum(rows * CELL, last_row), np.minimum(columns * CELL, last_column), milliseconds)
 
 
 def _placed(mask: Mask, side: int, step: int, most: int) -> tuple[Indices, Indices] | None:

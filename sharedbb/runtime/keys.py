@@ -19,8 +19,8 @@ MISSED = 12.0  # grey levels of a cell that the moved key picture misses, beyond
 class KeyFrame:
     """The last frame computed in full, and how the picture has moved since.
 
-    ``features`` and ``patches`` are the stream's: they stay the key frame's own while frames are moved along. ``outputs``
-    are the heads' answers to the key frame.
+    ``features`` and ``patches`` are the stream's: they stay the key frame's own while frames are moved along.
+    ``outputs`` are the heads' answers to the key frame.
     """
 
     def __init__(self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches]) -> None:

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from sharedbb.profiling import NullProfiler, Profiler
-from sharedbb.program import Program, Session, Stage
+from sharedbb.program import Program, Session
 from sharedbb.reuse.audit import Canary, Trust, Walk
 from sharedbb.reuse.change import ExactChange, NoisyChange, Picture, paste
 from sharedbb.reuse.motion import Grey, is_cut
-from sharedbb.reuse.policy import Bargain, How, Sight, how
+from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, how
 from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
@@ -24,7 +24,6 @@ TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than
 GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
 GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
 COST_MEMORY, ENOUGH = 0.1, 8  # of the costs; frames to judge them by
-DEAR = 0.3  # of the first segment's whole time: changes that would take more wait for the clock
 CROWDS, LONGEST_PAUSE = 3, 30  # crowded frames in a row after which some are not looked at, and at most how many
 SOONEST_KEY = 2  # frames from one key frame to the next, at least: with every frame a key, nothing would be learnt
 AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
@@ -64,8 +63,8 @@ class Memory:
         """Forget all pictures; buffers stay."""
         size, bargain = self._program.size, self._bargain
         self.known = False
-        keys = max(SOONEST_KEY, bargain.key_every)
-        self.motion_trust = Trust(bargain.budget, keys, SOONEST_KEY, clock=keys)
+        keys = bargain.key_every
+        self.motion_trust = Trust(bargain.budget, keys, min(SOONEST_KEY, keys), clock=keys)
         self.trust = self.motion_trust if bargain.mode == "keyframe" else Trust(bargain.budget)
         self._canary = Canary(bargain.audit, bargain.seed)
         self._walk = Walk(bargain.refresh, *grid(size))
@@ -83,7 +82,7 @@ class Memory:
         self._costs = {"dense": 0.0, "partial": 0.0}
         self._seen = {"dense": 0, "partial": 0}
         self._pause = self._crowds = 0
-        self._looked = self._rekey = False
+        self._looked = self._rekey = self._refreshes = False
 
     def forget(self) -> None:
         """Trust no cached feature: the next frame is computed in full."""
@@ -106,7 +105,9 @@ class Memory:
             return Sight(False, 1.0, True)
         self._dirty = mask if mask is not None and mask.any() else None
         share = self._foreseen()
-        if self._dirty is not None and self._dirty_since is None:
+        if self._dirty is None:
+            self._dirty_since = None
+        elif self._dirty_since is None:
             self._dirty_since = timestamp
         return Sight(
             known=True,
@@ -115,7 +116,7 @@ class Memory:
             dear=share > DEAR and self._exact is None,
             tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
-            overdue=self._is_overdue(self._dirty_since, timestamp),
+            overdue=self._refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
             cut=self._is_cut(),
             age=self._age,
             unexplained=self._unexplained(share == 1.0),
@@ -128,7 +129,12 @@ class Memory:
             return self._exact.look(picture, self.reference.array[0]) if self.known else None
         mask: Mask = self._noisy.look(picture) > self.threshold
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
+        self._refreshes = due is not None
         return mask if due is None else mask | due
+
+    def _waiting(self) -> list[float | None]:
+        """Since when changes wait to be computed."""
+        return [self._dirty_since, *(part.since for part in self.parts)]
 
     @property
     def threshold(self) -> float:
@@ -282,7 +288,11 @@ class Memory:
         if not self._is_tick():
             return False
         late = next((at for at, part in enumerate(self.parts) if part.pending is not None and part.prices == ()), None)
-        due = [part for part in self.parts[late:] if set(heads).intersection(part.facts.heads)] if late is not None else []
+        due = (
+            [part for part in self.parts[late:] if set(heads).intersection(part.facts.heads)]
+            if late is not None
+            else []
+        )
         predicted = sum(part.facts.measured_ms or 0.0 for part in due)
         return predicted > AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf)
 

@@ -101,9 +101,7 @@ class Part:
         self._foreseen = (reached, work)
         if work.cover is None:
             return 1.0
-        price = self.prices[work.cover.bucket]
-        calls = -(-len(work.cover.rows) // price.count)
-        return min(1.0, calls * price.milliseconds / (self.facts.measured_ms or np.inf))
+        return min(1.0, work.cover.milliseconds / (self.facts.measured_ms or np.inf))
 
     def work(self, *, wait: bool) -> Work:
         """How to catch up."""
@@ -160,7 +158,8 @@ class Part:
     ) -> tuple[Changed, int]:
         """Compute everything and paste what was pending and moved; returns where, and multiply-adds.
 
-        Where most is pending, comparing would cost more than it spares: then all of it counts as changed.
+        Where most is pending, comparing would cost more than it spares: then everything is replaced and counts as
+        changed.
         """
         pending, names = self.pending, self.facts.outputs
         assert pending is not None
@@ -170,7 +169,7 @@ class Part:
             into = None if compare else [features[name] for name in names]
             session = self._wholes[compare] = self.stage.executable.session(into)
         results = session([features[name] for name in self.facts.inputs])
-        changed: Changed = dict.fromkeys(names, None if compare else pending)
+        changed: Changed = dict.fromkeys(names, None if compare else np.ones(self.grid, np.bool_))
         for name, stride, result in zip(names, self.strides, results, strict=True) if compare else ():
             every, block = max(1, stride // CELL), max(1, CELL // stride)
             rows, columns = np.nonzero(pending[::every, ::every])

@@ -18,10 +18,10 @@ class StreamState:
     """One stream's buffers and memory; nothing in it is shared with another stream.
 
     ``sessions`` are its own uses of the stages, ``features`` holds every stage's latest results by name, ``outputs``
-    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last had its turn, ``current``
-    the one up to which its answer knows of all changes, ``frames`` how
-    many frames the stream has seen, ``pace`` how much longer stages take than when they were compiled, ``begun`` when
-    the stages of the frame at hand began, None where that tells nothing about the pace.
+    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last had its turn,
+    ``current`` the one up to which its answer knows of all changes, ``frames`` how many frames the stream has seen,
+    ``pace`` how much longer stages take than when they were compiled, ``begun`` when the stages of the frame at hand
+    began, None where that tells nothing about the pace.
     """
 
     features: dict[str, Any]

@@ -252,8 +252,8 @@ class Reuse(Spec):
     of a key frame are moved along with the picture. `auto`: what is fastest within `budget`, scene by scene."""
 
     budget: Annotated[Number, Field(gt=0, le=1)] = 0.02
-    """Largest tolerated share of a head's answers that differ from a dense run, beyond those that one grey level of noise
-    changes anyway, as measured by the audit; above 0 and at most 1."""
+    """Largest tolerated share of a head's answers that differ from a dense run, beyond those that one grey level of
+    noise changes anyway, as measured by the audit; above 0 and at most 1."""
 
     max_age_ms: Above | None = None
     """Milliseconds that a change may wait to be seen by every head, at most; null for no limit."""

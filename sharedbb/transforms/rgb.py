@@ -28,8 +28,9 @@ MOST_PLACED = 1 << 28
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's frame is resized plane by plane and converted by swscale; arrays are resized by OpenCV (bilinear, or area
-    when shrinking to less than half). Letterbox bars hold the normalisation's mean, which the network reads as zero.
+    A decoder's frame is resized plane by plane and converted by swscale; arrays are resized by OpenCV (bilinear, or
+    area when shrinking to less than half). Letterbox bars hold the normalisation's mean, which the network reads as
+    zero.
     """
 
     def __init__(self, buffer: NDArray[np.uint8], fit: Fit, normalization: Normalization) -> None:

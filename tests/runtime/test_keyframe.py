@@ -164,7 +164,9 @@ def test_key_frames_answer_what_a_dense_run_does(programs: dict[int, Program]) -
             assert np.allclose(result["look"].vector, expected["look"].vector, atol=1e-5)
 
 
-def test_a_cut_forces_a_key_frame(programs: dict[int, Program]) -> None:
+def test_a_cut_forces_a_key_frame(programs: dict[int, Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself: not because motion would not explain the picture."""
+    monkeypatch.setattr("sharedbb.reuse.policy.UNEXPLAINED", 1.0)
     other = 255 - _texture(7, HEIGHT, WIDTH)[:, ::-1]
     pictures = [*_pan(2), *[np.ascontiguousarray(other.astype(np.uint8))] * 2, *_pan(2)]
     modes = [result.mode for result in _steps(_engine(programs[0], key_every=100), pictures)]
