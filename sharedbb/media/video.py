@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import av
 import av.error
+from av.codec.context import Flags2
 from av.video.stream import VideoStream
 
 from sharedbb.errors import SourceError
@@ -44,7 +45,8 @@ class VideoSource:
     Every iteration of a file starts at its first frame, with a decoder of its own; one of a live source goes on with
     what comes. ``skipped`` counts the damaged frames that the last iteration left out. Timestamps that are missing or
     run backwards continue at the stream's rate. A rotation in the container's metadata is not applied: frames are as
-    they were coded.
+    they were coded. With ``motion`` frames carry the motion vectors of their blocks (``Frame.video.side_data``), where
+    the codec has them: H.264, MPEG-1, 2 and 4.
 
     ``close`` may be called while another thread iterates: that thread ends with the frame it waits for.
 
@@ -61,9 +63,11 @@ class VideoSource:
         live: bool = False,
         format_: str | None = None,
         options: Mapping[str, str] | None = None,
+        motion: bool = False,
     ) -> None:
         self.name = name
         self.skipped = 0
+        self._motion = motion
         self._address = address or name
         self._format = format_
         self._options = dict(options or {})
@@ -78,23 +82,24 @@ class VideoSource:
         self.frames = None if self._endless else self._opened.expected
 
     @classmethod
-    def file(cls, path: str) -> Self:
+    def file(cls, path: str, *, motion: bool = False) -> Self:
         """A video file. Raises SourceError as the class does."""
         # An absolute path, since FFmpeg would read "12:30.mp4" as an address of protocol "12".
-        return cls(path, address=str(Path(path).absolute()))
+        return cls(path, address=str(Path(path).absolute()), motion=motion)
 
     @classmethod
-    def camera(cls, number: int) -> Self:
+    def camera(cls, number: int, *, motion: bool = False) -> Self:
         """A camera attached to this machine. Raises SourceError when there is none of this number."""
         format_, address, options = CAMERAS.get(sys.platform, CAMERAS["linux"])
         address = address.format(number)
-        return cls(f"camera {number} ({address})", address=address, live=True, format_=format_, options=options)
+        name = f"camera {number} ({address})"
+        return cls(name, address=address, live=True, format_=format_, options=options, motion=motion)
 
     @classmethod
-    def stream(cls, address: str) -> Self:
+    def stream(cls, address: str, *, motion: bool = False) -> Self:
         """A live address, read over TCP where it is RTSP. Raises SourceError as the class does."""
         options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
-        return cls(address, live=True, options=options)
+        return cls(address, live=True, options=options, motion=motion)
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +145,10 @@ class VideoSource:
             raise SourceError(f"{self.name} breaks off after {index} frame{'s' * (index > 1)}: {broken}")
 
     def _connect(self) -> _Connection:
-        return _Connection(self.name, self._address, self._format, self._options, self._threads)
+        opened = _Connection(self.name, self._address, self._format, self._options, self._threads)
+        if self._motion:
+            opened.export_motion()
+        return opened
 
     def _first(self) -> _Connection:
         """The connection that the constructor opened, or a new one."""
@@ -188,6 +196,10 @@ class _Connection:
         self._stream.codec_context.thread_type = thread_type
         self._stream.codec_context.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
         self.format = self._container.format.name
+
+    def export_motion(self) -> None:
+        """Let the decoder hand over its blocks' motion vectors; to be called before the first frame."""
+        self._stream.codec_context.flags2 |= Flags2.export_mvs
 
     def close(self) -> None:
         """Close the container."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from sharedbb.reuse.regions import Mask
 
-FIRST_AUDITS = (2, 5, 10, 20, 40, 80)  # frames of a kind: the thresholds are only guesses there
+FIRST_AUDITS = (3, 12, 48)  # frames of a kind: the thresholds are only guesses there
 TIGHTER, LOOSER = 0.6, 1.4  # what a broken and a kept budget do to the thresholds
 TIGHTEST, LOOSEST = 0.3, 4.0
 SHORTEST_CLOCK, LONGEST_CLOCK = 1, 8
 COMFORT = 0.6  # of the budget: below it, more may be tolerated
 FIRST_PAUSE, LONGEST_PAUSE = 50, 800  # frames without reuse after the tightest thresholds broke the budget
-FLOORS = 5  # frames of which noise's own effect is measured
+FLOORS = 3  # frames of which noise's own effect is measured
 LATEST = 0.2  # weight of the latest audit in the average
 GROSS = 5.0  # times the tolerated error: one audit is enough then
 ROUNDING = 1e-6  # of a band: what a share that is no exact number may be off by
@@ -65,6 +65,7 @@ class Trust:
     floor: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
     _floors: int = 0
+    _judged: dict[str, float] = field(default_factory=dict)
     _next_pause: int = FIRST_PAUSE
 
     def allow(self, floor: Mapping[str, float]) -> None:
@@ -87,8 +88,9 @@ class Trust:
         """
         self.audits += 1
         for head, share in errors.items():
-            known = self.error.get(head, 0.0)
-            self.error[head] = known + (share - known) * LATEST
+            reported, judged = self.error.get(head, share), self._judged.get(head, 0.0)
+            self.error[head] = reported + (share - reported) * LATEST
+            self._judged[head] = judged + (share - judged) * LATEST
         largest = max((self._excess(head, errors[head]) for head in errors), default=0.0)
         if largest > 1:
             self.broken += 1
@@ -107,10 +109,10 @@ class Trust:
     def _excess(self, head: str, share: float) -> float:
         """A head's error as a multiple of what is tolerated: on average, or at once where it is far above that.
 
-        An average that is too large says nothing against an audit that went well.
+        The average grows with the evidence, from nothing, and says nothing against an audit that went well.
         """
         tolerated = self.budget + self.floor.get(head, 0.0)
-        return max(min(self.error[head], share), share / GROSS) / tolerated
+        return max(min(self._judged[head], share), share / GROSS) / tolerated
 
     def _tighten(self) -> None:
         if self.scale == TIGHTEST and self.clock == self.shortest:

@@ -135,10 +135,12 @@ def cover(mask: Mask, prices: Sequence[Price], step: int, picture: Size, dense_m
     ``prices``: the buckets that there are, in any order. ``step``: multiples at which tiles may begin.
     """
     best: tuple[float, int, Indices, Indices] | None = None
-    limit = dense_ms
+    limit, dirty = dense_ms, int(np.count_nonzero(mask))
     for size in sorted({price.size for price in prices}):
         able = [(price, at) for at, price in enumerate(prices) if price.size == size]
         most = max(int(min(limit / price.milliseconds, mask.size)) * price.count for price, _ in able)
+        if dirty > most * (size // CELL) ** 2:
+            continue
         placed = _placed(mask, size // CELL, max(1, step // CELL), most)
         if placed is None:
             continue

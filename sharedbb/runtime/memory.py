@@ -24,6 +24,7 @@ TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than
 GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
 GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
 COST_MEMORY, ENOUGH = 0.1, 8  # of the costs; frames to judge them by
+MOST_PATIENCE = 960  # frames off at most, twice as many each time that parts cost too much
 CROWDS, LONGEST_PAUSE = 3, 30  # crowded frames in a row after which some are not looked at, and at most how many
 SOONEST_KEY = 2  # frames from one key frame to the next, at least: with every frame a key, nothing would be learnt
 AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
@@ -82,6 +83,7 @@ class Memory:
         self._costs = {"dense": 0.0, "partial": 0.0}
         self._seen = {"dense": 0, "partial": 0}
         self._pause = self._crowds = 0
+        self._patience, self._just_begun = LONGEST_PAUSE, False
         self._looked = self._rekey = self._refreshes = False
 
     def forget(self) -> None:
@@ -205,14 +207,19 @@ class Memory:
                 self.trust.recover()
         elif chosen != "dense":
             self._crowds = 0
-        if chosen not in self._costs:
+        kind = "dense" if chosen == "key" else chosen
+        if kind not in self._costs or self._just_begun:
+            self._just_begun = False
             return
-        self._seen[chosen] += 1
-        step = max(COST_MEMORY, 1 / self._seen[chosen])
-        self._costs[chosen] += step * (milliseconds - self._costs[chosen])
-        enough = self._seen["partial"] >= ENOUGH and self._seen["dense"] > 1
-        if enough and self._costs["partial"] > GAIN * self._costs["dense"]:
-            self._pause, self._seen["partial"] = LONGEST_PAUSE, 0
+        self._seen[kind] += 1
+        step = max(COST_MEMORY, 1 / self._seen[kind])
+        self._costs[kind] += step * (milliseconds - self._costs[kind])
+        if self._seen["partial"] >= ENOUGH and self._seen["dense"]:
+            if self._costs["partial"] > GAIN * self._costs["dense"]:
+                self._pause, self._seen["partial"] = self._patience, 0
+                self._patience = min(MOST_PATIENCE, 2 * self._patience)
+            else:
+                self._patience = LONGEST_PAUSE
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
@@ -237,6 +244,7 @@ class Memory:
         results = whole.executable.session()([self.reference.feature])
         self.features.update(zip(whole.facts.outputs, results, strict=True))
         self._whole = whole.executable.session(results)
+        self._just_begun = True
         maps = {
             name: stride
             for part in self.parts

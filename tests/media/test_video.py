@@ -124,6 +124,30 @@ def test_the_clock_follows_sane_times_and_never_stands_still(times: list[float |
     assert [clock.at(time) for time in times] == pytest.approx(expected)
 
 
+def vectors(source: VideoSource) -> list[int]:
+    """How many motion vectors each frame carries."""
+    found = []
+    for frame in source:
+        assert frame.video is not None
+        carried: Any = frame.video.side_data.get("MOTION_VECTORS")
+        found.append(0 if carried is None else len(carried.to_ndarray()))
+    return found
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4")])
+def test_motion_vectors_come_when_asked_for(clip: Clip, suffix: str, codec: str) -> None:
+    path = str(clip(suffix, codec, frames=6, coder=(("bf", "0"), ("g", "3"))))
+    source = VideoSource.file(path, motion=True)
+    for _ in range(2):  # a new decoder each time
+        assert [count > 0 for count in vectors(source)] == [False, True, True] * 2
+    assert vectors(VideoSource.file(path)) == [0] * 6
+
+
+def test_a_codec_without_vectors_is_read_all_the_same(clip: Clip) -> None:
+    path = str(clip(".webm", "libvpx-vp9", frames=4))
+    assert vectors(VideoSource(path, motion=True)) == [0] * 4
+
+
 def test_the_clock_goes_on_after_a_restart() -> None:
     clock = module._Clock(None)
     assert [clock.at(3.0), clock.at(4.0)] == [0.0, 1.0]
@@ -363,6 +387,12 @@ class TestCameras:
         assert [frame.index for frame in frames] == list(range(23))
         # Every 0.2 seconds the pattern ends and is opened again; the time goes on.
         assert [frame.timestamp for frame in frames] == pytest.approx([index / 25 for index in range(23)])
+
+    def test_motion_vectors_of_live_sources(self, clip: Clip, pattern: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        with VideoSource.stream(str(clip(coder=(("bf", "0"), ("g", "30")))), motion=True) as stream:
+            assert min(vectors(stream)[1:]) > 0
+        with VideoSource.camera(2, motion=True) as camera:  # of a format without
+            assert next(iter(camera)).video is not None
 
     def test_frames_are_not_held_back_by_threads(self, pattern: None) -> None:
         with VideoSource.camera(2) as camera:

@@ -94,10 +94,15 @@ def test_little_is_done_in_tiles_at_once() -> None:
 def test_the_cheapest_bucket_is_taken() -> None:
     pending = _pending((0, 0, 4, 4))
     dearer = (Price(32, 4, 2.0), Price(64, 1, 1.2))
-    assert [decide(pending, prices, 32, PICTURE, DENSE_MS, wait=True).cover.bucket for prices in (PRICES, dearer)] == [  # type: ignore[union-attr]
-        0,
-        1,
-    ]
+    works = [decide(pending, prices, 32, PICTURE, DENSE_MS, wait=False) for prices in (PRICES, dearer)]
+    assert [work.cover and work.cover.bucket for work in works] == [0, 1]
+
+
+def test_tiles_that_take_a_good_part_of_the_whole_wait_for_their_turn() -> None:
+    pending = _pending((0, 0, 4, 12))
+    for dense_ms, expected in ((4.0, "later"), (40.0, "tiles")):
+        assert decide(pending, PRICES, 32, PICTURE, dense_ms, wait=True).kind == expected
+        assert decide(pending, PRICES, 32, PICTURE, dense_ms, wait=False).kind == "tiles"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -275,18 +276,16 @@ def _spoil(held: Held, name: str) -> None:
 
 
 @pytest.mark.parametrize(("audit", "frames"), [(1.0, 1), (0.2, 62)])  # 0.8 ** 62 < 1e-6
-@pytest.mark.parametrize("where", ["an answer", "the trunk"])
-def test_an_audit_catches_a_spoilt_cache(
-    programs: tuple[Program, Program], audit: float, frames: int, where: str
-) -> None:
-    held, plain = Held(programs[0], audit=audit, seed=3, budget=0.05), Engine(programs[1])
+def test_an_audit_catches_a_spoilt_cache(programs: tuple[Program, Program], audit: float, frames: int) -> None:
+    held, plain = Held(programs[0], audit=audit, seed=3, budget=1.0), Engine(programs[1])
     clip = _clip(5, 110, boxes=1)
-    for picture, _ in zip(clip, range(40), strict=False):
+    for picture in islice(clip, 40):
         held.step(picture)
-    answer = held.program.heads["surface"].answers["logits"]
-    _spoil(held, answer if where == "an answer" else held.memory.parts[0].facts.outputs[0])
+    held.memory.trust.clock, held.memory.trust.scale = 1, 1.0  # nothing waits for its turn
+    _spoil(held, held.memory.parts[0].facts.outputs[0])
     before, audits = held.memory.trust.error.get("surface", 0.0), held.memory.trust.audits
-    for picture in (next(clip) for _ in range(frames)):
+    for index, picture in enumerate(islice(clip, frames)):
+        picture[60:76, 60:76] = 255 * (index % 2)  # something to catch up with
         result = held.step(picture)
         expected = plain.step(picture.copy(), order="rgb", heads=list(programs[1].heads))
         if held.memory.trust.audits > audits:
