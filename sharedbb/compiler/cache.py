@@ -22,7 +22,7 @@ KEPT = 32
 COMPILING = ("torch", "torchvision", "openvino")
 
 # The parts of the package whose code decides what a compiled stage computes.
-DECIDING = ("backends", "compiler", "graph", "nets", "transforms", "program.py")
+DECIDING = ("backends", "compiler", "graph", "nets", "reuse", "runtime", "transforms", "program.py")
 
 
 def folder() -> Path:

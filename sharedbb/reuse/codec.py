@@ -157,7 +157,7 @@ def _blocks(vectors: NDArray[Any], source: Size) -> NDArray[np.float32]:
     per_pixel = np.maximum(vectors["motion_scale"], 1).astype(np.float32)
     moved[:, 0], moved[:, 1] = vectors["motion_x"] / per_pixel, vectors["motion_y"] / per_pixel
     width, height = vectors["w"].astype(np.int32), vectors["h"].astype(np.int32)
-    left, top = vectors["dst_x"] - width, vectors["dst_y"] - height // 2
+    left, top = vectors["dst_x"] - width // 2, vectors["dst_y"] - height // 2
     for down in (0, BLOCK):  # blocks are 8 or 16 pixels high and wide
         for right in (0, BLOCK):
             row, column = (top + down) // BLOCK, (left + right) // BLOCK

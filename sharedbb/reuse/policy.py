@@ -55,9 +55,10 @@ WHOLE = Work("whole")
 def decide(
     pending: Mask | None, prices: Sequence[Price], step: int, picture: Size, dense_ms: float, *, wait: bool
 ) -> Work:
-    """How a stage catches up with the cells that are pending: in tiles at once where that costs far less than the whole.
+    """How a stage catches up with the cells that are pending: in tiles at once where that costs far less than all.
 
-    What takes a good part of the whole's time waits for its turn when ``wait`` says so. ``pending`` None means that everything is.
+    What takes a good part of the whole's time waits for its turn when ``wait`` says so. ``pending`` None means that
+    everything is.
     """
     if pending is not None and prices:
         found = cover(pending, prices, step, picture, dense_ms)

@@ -121,7 +121,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cover:
-    """Tiles that together cover a mask: which bucket (its position among the prices), where they begin, and the time."""
+    """Tiles that together cover a mask: which bucket (its place among the prices), where they begin, and the time."""
 
     bucket: int
     rows: Indices
