@@ -72,6 +72,9 @@ class CodecMotion:
         if vectors is None or not len(vectors):
             self.reason = self.reason or f"frame {frame.index} comes without motion vectors"
             return None
+        if (vectors["source"] > 0).any():
+            self.reason = f"frame {frame.index} points to a later frame"
+            return None
         self._add(_step(vectors, geometry, self._shape), geometry)
         return self._flow()
 
@@ -121,10 +124,10 @@ def _kind(frame: Frame) -> int:
 
 
 def _vectors(frame: Frame) -> NDArray[Any] | None:
-    """The decoder's vectors of a frame, one structured array; None where there are none, or some point forward."""
+    """The decoder's vectors of a frame, one structured array; None where there are none."""
     found = frame.video.side_data.get("MOTION_VECTORS") if frame.video is not None else None
     vectors: NDArray[Any] | None = None if found is None else found.to_ndarray()
-    return None if vectors is None or (vectors["source"] > 0).any() else vectors
+    return vectors
 
 
 def _step(vectors: NDArray[Any], geometry: Geometry, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -151,6 +152,81 @@ def test_what_is_coded_without_prediction_is_unknown_and_guessed_from_around(tmp
     unknown[hidden] = False
     assert unknown[1:-2, 2:-1].mean() < 0.2
     assert np.isfinite(flow).all()
+
+
+def test_what_was_unknown_stays_unknown_where_it_goes(tmp_path: Path) -> None:
+    texture = _texture()
+    pictures = [_window(texture, step) for step in range(4)]
+    for step in (1, 2, 3):
+        left = 128 + RIGHT * step
+        top = 80 + DOWN * step
+        pictures[step][top : top + 96, left : left + 96] = _texture(9, 96, 96)[..., ::-1]
+    motion, flows = _followed(_frames(_encoded(tmp_path / "new.mp4", pictures, **PREDICTED)))
+    assert flows[-1] is not None
+    height, width = NETWORK.height / SOURCE.height / CELL, NETWORK.width / SOURCE.width / CELL
+    hidden = np.s_[round(87 * height) : round(151 * height), round(159 * width) : round(223 * width)]
+    assert motion.unknown[hidden].mean() > 0.5
+
+
+LAID_OUT = [("source", "i4"), ("w", "u1"), ("h", "u1"), ("dst_x", "i2"), ("dst_y", "i2")]
+LAID_OUT += [("motion_x", "i4"), ("motion_y", "i4"), ("motion_scale", "u2")]
+
+
+def _given(index: int, rows: Iterable[tuple[int, ...]], size: Size = NETWORK) -> Frame:
+    """A P-frame with such vectors."""
+    vectors = SimpleNamespace(to_ndarray=lambda: np.array(list(rows), LAID_OUT))
+    video: Any = SimpleNamespace(
+        pict_type=2, side_data={"MOTION_VECTORS": vectors}, height=size.height, width=size.width
+    )
+    return Frame(index, index / 25, video=video)
+
+
+def _macroblocks(moving: tuple[int, int], *, but: tuple[int, int]) -> list[tuple[int, ...]]:
+    """16×16 blocks that all move by so many quarter pixels, but one (row, column), which has no vector."""
+    places = ((row, column) for row in range(NETWORK.height // 16) for column in range(NETWORK.width // 16))
+    return [(-1, 16, 16, 16 * c + 8, 16 * r + 8, *moving, 4) for r, c in places if (r, c) != but]
+
+
+def test_one_block_without_a_vector_is_unknown_in_its_place_and_guessed_from_around() -> None:
+    motion = CodecMotion(NETWORK)
+    motion.remember(_given(0, []))
+    flow = motion.measure(_given(1, _macroblocks((6, -2), but=(4, 6))), Geometry.fit(NETWORK, NETWORK))
+    assert flow is not None
+    assert np.allclose(flow, [1.5, -0.5], atol=1e-5)
+    assert [tuple(cell) for cell in np.argwhere(motion.unknown)] == [(4, 6)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (16, 8), (8, 16), (8, 8)])
+def test_one_block_that_moves_is_found_in_its_place(width: int, height: int) -> None:
+    ground = _macroblocks((0, 0), but=(4, 6))
+    rest = [(-1, 8, 8, 96 + 4 + x, 64 + 4 + y, 0, 0, 4) for x in (0, 8) for y in (0, 8)]
+    block = (-1, width, height, 96 + width // 2, 64 + height // 2, 12, -8, 4)
+    motion = CodecMotion(NETWORK)
+    motion.remember(_given(0, []))
+    flow = motion.measure(_given(1, [*ground, *rest, block]), Geometry.fit(NETWORK, NETWORK))
+    assert flow is not None
+    mass = flow.sum(axis=(0, 1)) * SCALE**2
+    assert mass == pytest.approx([3.0 * width * height, -2.0 * width * height], rel=1e-4)
+    rows, columns = np.indices(flow.shape[:2])
+    centre = [float((places * flow[..., 0]).sum() / flow[..., 0].sum()) for places in (columns, rows)]
+    assert centre == pytest.approx([(96 + width / 2) / SCALE - 0.5, (64 + height / 2) / SCALE - 0.5], abs=1e-3)
+
+
+def test_vectors_to_a_later_frame_are_refused() -> None:
+    motion = CodecMotion(NETWORK)
+    motion.remember(_given(0, []))
+    forward = [(1, 16, 16, 8, 8, 4, 4, 4)]
+    assert motion.measure(_given(1, forward), Geometry.fit(NETWORK, NETWORK)) is None
+    assert motion.reason == "frame 1 points to a later frame"
+
+
+def test_blocks_beyond_the_picture_are_left_out() -> None:
+    motion = CodecMotion(NETWORK)
+    motion.remember(_given(0, []))
+    beyond = [(-1, 16, 16, x, y, 400, 0, 4) for x, y in ((-40, 8), (8, -40), (NETWORK.width + 8, 8), (8, 5000))]
+    flow = motion.measure(_given(1, [*_macroblocks((0, 0), but=(-1, -1)), *beyond]), Geometry.fit(NETWORK, NETWORK))
+    assert flow is not None
+    assert not flow.any()
 
 
 def test_a_new_key_starts_anew(pan: list[Frame]) -> None:
