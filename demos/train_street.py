@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from street import evaluation, pictures, publishing, synthetic
 from street.batches import Mix
+from street.steady import unlabelled
 from street.training import Recipe, Trainer
 from street.workers import Team, join
 
-from sharedbb import nets, spec
+from sharedbb import artifact, nets, spec
 
 PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "street.yaml"
 
@@ -49,6 +50,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=288, help="synthetic frames to render")
     parser.add_argument("--workers", type=int, default=1, help="processes that train together, one thread each")
     parser.add_argument("--threads", type=int, help="torch threads of a lone process")
+    parser.add_argument("--start", type=Path, help="an artifact to begin with, instead of random weights")
+    parser.add_argument("--steady", type=float, default=0.0, help="weight of answering alike under noise")
+    parser.add_argument("--unlabelled", type=Path, nargs="*", default=[], help="clips that --steady may use as well")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -65,13 +69,18 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     pipeline, network = untrained()
     real = pictures.camvid(options.data, "train")
     rendered = pictures.cached_synthetic(options.run / "synthetic")
-    recipe = Recipe(options.minutes, options.steps, options.batch, lr=options.lr, seed=options.seed)
+    if options.start:
+        network.load_state_dict(artifact.load(options.start).weights)
+    recipe = Recipe(
+        options.minutes, options.steps, options.batch, lr=options.lr, steady=options.steady, seed=options.seed
+    )
+    extra = unlabelled(options.unlabelled, tuple(pipeline.input.size))
     normalization = pipeline.input.normalization
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = Trainer(
         network,
         recipe,
-        Mix(real, rendered, recipe.synthetic, recipe.seed),
+        Mix(real, rendered, recipe.synthetic, recipe.seed, extra),
         device,
         normalization.mean,
         normalization.std,

@@ -12,6 +12,7 @@ from torch import Tensor
 from street.augment import training_crop
 from street.labels import VOID, Boxes, boxes_of, edge_target, tags_of
 from street.pictures import Labelled
+from street.steady import next_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Batch:
 
     @classmethod
     def of(cls, pictures: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Batch:
-        """From HWC uint8 pictures and HW uint8 labels of one size, a multiple of 32."""
+        """From HWC uint8 pictures and HW uint8 labels of one size, a multiple of 32; pictures may outnumber labels."""
         images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         targets = {
             "labels": torch.from_numpy(np.stack(labels)),
@@ -40,17 +41,36 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Real pictures and synthetic ones; ``share`` of each batch is synthetic, where there are any."""
+    """Real pictures and synthetic ones; ``share`` of each batch is synthetic, where there are any.
+
+    ``unlabelled`` ones come on top, one for every second labelled one, where crops are seen twice.
+    """
 
     real: Sequence[Labelled]
     synthetic: Sequence[Labelled]
     share: float = 0.25
     seed: int = 0
+    unlabelled: Sequence[Labelled] = ()
 
     def batch(self, step: int, size: int, crop: tuple[int, int], slots: Sequence[int] | None = None) -> Batch:
         """The batch of step ``step``: ``size`` crops of ``crop`` (height, width), or those of ``slots`` among them."""
         pairs = [self._sample(step, slot, size, crop) for slot in (range(size) if slots is None else slots)]
         return Batch.of([rgb for rgb, _ in pairs], [labels for _, labels in pairs])
+
+    def views(self, step: int, size: int, crop: tuple[int, int], slots: Sequence[int]) -> tuple[Batch, int]:
+        """As ``batch``, with crops of unlabelled pictures after the labelled ones, and then a second view of each crop.
+
+        Also returns how many crops there are, that is half of the images.
+        """
+        pairs = [self._sample(step, slot, size, crop) for slot in slots]
+        pictures = [rgb for rgb, _ in pairs]
+        for slot in slots if self.unlabelled else ():
+            if slot % 4 < 2:
+                rng = np.random.default_rng((self.seed, step, slot, 1))
+                pictures.append(training_crop(self.unlabelled[rng.integers(len(self.unlabelled))], crop, rng)[0])
+        rng = np.random.default_rng((self.seed, step, *slots, 2))
+        seen = [next_frame(rgb, rng) for rgb in pictures]
+        return Batch.of([*pictures, *seen], [labels for _, labels in pairs]), len(pictures)
 
     def _sample(self, step: int, slot: int, size: int, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self.seed, step, slot))

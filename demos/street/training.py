@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -16,8 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from street import steady
 from street.batches import Batch, Mix, class_weights
 from street.loss import WEIGHTS, Grid, multi_task_loss
+from street.steady import steadiness_losses
 from street.workers import Team
 
 LONGEST_STEP = 20.0
@@ -27,7 +30,8 @@ LONGEST_STEP = 20.0
 class Recipe:
     """Everything that decides how training goes. ``steps`` or ``minutes`` of work end it; ``steps`` wins if given.
 
-    ``crops``: (share of the training at which it begins, height, width), ascending.
+    ``crops``: (share of the training at which it begins, height, width), ascending. ``steady``: weight of the losses
+    that keep answers still under noise; above 0, every crop is seen twice.
     """
 
     minutes: float = 60.0
@@ -39,6 +43,7 @@ class Recipe:
     warm_up: float = 0.03
     averaging: float = 0.998
     synthetic: float = 0.25
+    steady: float = 0.0
     bf16: bool = True
     seed: int = 0
 
@@ -89,12 +94,14 @@ class Trainer:
     average: dict[str, Tensor] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     weight: Tensor = field(init=False)
+    teacher: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last)
         self.average = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(_groups(self.network, self.recipe.weight_decay), lr=self.recipe.lr)
         self.weight = class_weights(self.mix.real).to(self.device)
+        self.teacher = copy.deepcopy(self.network).eval()
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Train to the end of the recipe, or until ``stopped`` is set, giving the losses and the speed of each step."""
@@ -103,21 +110,52 @@ class Trainer:
             began = time.monotonic()
             crop = self.recipe.crop(progress)
             slots = range(self.recipe.batch)[self.team.rank :: self.team.count]
-            batch = self.mix.batch(self.clock.step, self.recipe.batch, crop, slots).to(self.device)
-            losses = self.step(batch, self.recipe.rate(progress))
+            step, size, rate = self.clock.step, self.recipe.batch, self.recipe.rate(progress)
+            if self.recipe.steady:
+                losses = self.steady_step(*self.mix.views(step, size, crop, slots), rate)
+            else:
+                losses = self.step(self.mix.batch(step, size, crop, slots), rate)
             seconds = self._agree(time.monotonic() - began)
             self.clock.tick(seconds)
             yield {"step": self.clock.step, "progress": round(progress, 4), "seconds": round(seconds, 3), **losses}
 
     def step(self, batch: Batch, rate: float) -> dict[str, float]:
         """One update on one batch; returns the losses. Raises ValueError when the loss is not finite."""
+        batch = batch.to(self.device)
+        return self._update(self._supervised(self._run(self.network, batch.images), batch), rate)
+
+    def steady_step(self, batch: Batch, crops: int, rate: float) -> dict[str, float]:
+        """One update on two views of ``crops`` crops, the first ones labelled; returns the losses."""
+        batch = batch.to(self.device)
+        raw = self._run(self.network, batch.images)
+        labelled = len(batch.boxes)
+        with torch.no_grad():
+            taught = self._run(self.teacher, batch.images[labelled:crops]) if crops > labelled else {}
+        first = {name: value[:labelled] for name, value in raw.items()}
+        wanted = {
+            name: torch.cat([value.detach(), taught[name]]) if taught else value.detach()
+            for name, value in first.items()
+        }
+        losses = self._supervised(first, batch)
+        again = {name: torch.cat([value[labelled:crops], value[crops:]]) for name, value in raw.items()}
+        both = {name: torch.cat([taught[name], value]) if taught else value for name, value in wanted.items()}
+        for name, loss in steadiness_losses(again, both).items():
+            losses[f"steady.{name}"] = self.recipe.steady * steady.WEIGHTS[name] * loss
+        return self._update(losses, rate)
+
+    def _run(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            raw: dict[str, Tensor] = network(normalized(images, self.mean, self.std))
+        return raw
+
+    def _supervised(self, raw: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        grid = Grid.of(*batch.images.shape[-2:], self.taps)
+        return multi_task_loss(raw, batch.targets, batch.boxes, grid, self.weight)
+
+    def _update(self, losses: dict[str, Tensor], rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            raw = self.network(normalized(batch.images, self.mean, self.std))
-        grid = Grid.of(*batch.images.shape[-2:], self.taps)
-        losses = multi_task_loss(raw, batch.targets, batch.boxes, grid, self.weight)
-        total = torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
+        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         if not bool(torch.isfinite(total)):
             told = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
             raise ValueError(f"the loss is not finite at step {self.clock.step}: {told}")

@@ -70,7 +70,8 @@ def compare(
         (given or (), read_pipeline(pipeline, given, device=device, backend=backend, precision=precision))
         for given in (overrides, against)
     ]
-    with media.open_source(source) as opened:
+    motion = any(spec.reuse.by_motion for _, spec in settings)
+    with media.open_source(source, motion=motion) as opened:
         ours, other = (Side(compiled(spec, screen.progress, no_cache=no_cache), given) for given, spec in settings)
         comparison = Comparison(ours, other, WorstFrames() if report else None)
         counts = [count for count in (max_frames, opened.frames) if count is not None]

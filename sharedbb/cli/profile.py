@@ -65,7 +65,8 @@ def profile(
     screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
     with ExitStack() as stack:
-        opened = stack.enter_context(media.open_source(source) if source else _street(stack, frames, screen))
+        named = media.open_source(source, motion=spec.reuse.by_motion) if source else None
+        opened = stack.enter_context(named or _street(stack, frames, screen))
         engine = compiled(spec, screen.progress, no_cache=no_cache)
         warm_up(engine, WARM_UP)
         record(engine, opened, files, screen, frames)

@@ -91,12 +91,14 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
 
 def engine_of(program: Program, profile: bool) -> Engine:
     """The engine of a program, its profiler told what it measures."""
+    moves = program.bargain is not None and program.bargain.mode in ("keyframe", "auto")
+    open_source = partial(media.open_source, motion=moves)
     if not profile:
-        return Engine(program, media.open_source, NullProfiler())
+        return Engine(program, open_source, NullProfiler())
     device = program.device
     profiler = Profiler(clock="cuda" if device.device == "cuda" else "host")
     profiler.describe(pipeline=program.name, device=device.device, backend=device.name, precision=device.precision)
-    return Engine(program, media.open_source, profiler)
+    return Engine(program, open_source, profiler)
 
 
 def _is_built_in(pipeline: Pipeline) -> bool:

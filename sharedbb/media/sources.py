@@ -50,20 +50,21 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, *, motion: bool = False) -> Source:
     """Open what a user names.
 
     ``source``: a video file; a picture, or a folder or glob pattern of pictures (natural order); a camera's number,
     ``0`` or ``"0"``; an ``rtsp://`` or ``http(s)://`` address; ``synthetic:street?motion=drive&frames=300``; a Source;
-    one picture as an array (BGR) or tensor (RGB); or an iterable of those, of frames, or of picture files.
+    one picture as an array (BGR) or tensor (RGB); or an iterable of those, of frames, or of picture files. With
+    ``motion`` the frames of videos carry their blocks' motion vectors, where the codec has them.
 
     Raises SourceError when there is nothing there, or nothing that can be read.
     """
     if isinstance(source, int) and not isinstance(source, bool):
-        return VideoSource.camera(source)
+        return VideoSource.camera(source, motion=motion)
     if isinstance(source, Path | str):
         try:
-            return _named(str(source))
+            return _named(str(source), motion)
         except OSError as error:
             raise SourceError(f"cannot open {source}: {error.strerror or error}") from error
     if isinstance(source, Source):
@@ -75,22 +76,23 @@ def open_source(source: Any) -> Source:
     raise SourceError(f"cannot read frames from a {type(source).__name__}; give a path, address, number or iterable")
 
 
-def _named(name: str) -> Source:
+def _named(name: str, motion: bool) -> Source:
     if name.isdecimal():
-        return VideoSource.camera(int(name))
+        return VideoSource.camera(int(name), motion=motion)
     if name.startswith("synthetic:"):
         from sharedbb.media.synthetic import open_synthetic
 
         return open_synthetic(name.removeprefix("synthetic:"))
     if ADDRESS.match(name):
-        return VideoSource.stream(name) if name.lower().startswith(LIVE_SCHEMES) else VideoSource(name)
+        live = name.lower().startswith(LIVE_SCHEMES)
+        return VideoSource.stream(name, motion=motion) if live else VideoSource(name, motion=motion)
     path = Path(name)
     if name and path.is_dir():
         return _pictures(name, path.iterdir())
     if path.is_file():
         if path.stat().st_size == 0:
             raise SourceError(f"cannot open {name}: the file is empty")
-        return _pictures(name, [path]) if path.suffix.lower() in PICTURES else VideoSource.file(name)
+        return _pictures(name, [path]) if path.suffix.lower() in PICTURES else VideoSource.file(name, motion=motion)
     if glob.has_magic(name):
         return _pictures(name, map(Path, glob.glob(name, recursive=True)))
     if name and path.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import cv2
@@ -61,6 +60,11 @@ class NoisyChange:
         return self._against(self._reference)
 
     @property
+    def before(self) -> Picture | None:
+        """The picture looked at before the last one, at half the resolution; None when there was none."""
+        return self._before if self._seen > 1 else None
+
+    @property
     def small(self) -> Picture:
         """The last picture looked at, at half the resolution."""
         return self._now
@@ -97,17 +101,16 @@ def _words(picture: Picture) -> NDArray[Any]:
 
 
 def largest(difference: Picture, side: int) -> Levels:
-    """The largest value in every block of ``side`` (a power of two) pixels: uint8 [rows, columns] of [H, W, C]."""
+    """The largest value in every block of ``side`` pixels: uint8 [rows, columns] of [H, W, C]."""
     height, width, channels = difference.shape
     if height % side or width % side:
         difference = np.pad(difference, ((0, -height % side), (0, -width % side), (0, 0)))
         height, width, _ = difference.shape
-    by_rows = difference.reshape(height // side, side, width * channels).max(1)
-    found = by_rows.reshape(height // side, width // side, side, channels)
-    while found.shape[2] > 1:  # halving is several times faster than one reduction over short rows
-        half = found.shape[2] // 2
-        found = np.maximum(found[:, :, :half], found[:, :, half:])
-    levels: Levels = functools.reduce(np.maximum, np.moveaxis(found[:, :, 0], 2, 0))
+    rows, columns = height // side, width // side
+    by_rows = difference.reshape(rows, side, width * channels).max(1)
+    # Reducing over the first of two axes takes less than half the time of reducing over short rows.
+    by_block = np.ascontiguousarray(by_rows.reshape(rows * columns, side * channels).T)
+    levels: Levels = by_block.max(0).reshape(rows, columns)
     return levels
 
 

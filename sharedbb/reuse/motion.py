@@ -19,6 +19,7 @@ MOST_GROWTH = 1.5  # of a box from the key frame on, either way
 LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed
 SAMPLES = 8  # places along each side of a box at which the motion is looked up
 NOTICED = 4  # grey levels from which on a pixel of a small picture counts as changed
+GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
 CUT_SHARE = 0.3  # of the pixels change at a cut, at least
 CUT_DIFFERENCE = 40.0  # grey levels that those change by on average, at least
 CUT_LIKENESS = 0.4  # correlation that they have left, at most
@@ -51,6 +52,10 @@ class OpticalFlow:
         """Take a picture uint8 [H/2, W/2, 3] as the key."""
         self._key = self._grey(small)
         self._last = None
+
+    def accept(self, small: NDArray[np.uint8], flow: Flow) -> None:
+        """Take a flow that somebody else measured from a picture uint8 [H/2, W/2, 3] back to the key."""
+        self._now, self.flow, self._last = self._grey(small), flow, flow * np.float32(1 / SCALE)
 
     def measure(self, small: NDArray[np.uint8]) -> Flow:
         """The motion from a picture uint8 [H/2, W/2, 3] back to the key; the last one helps to find it."""
@@ -146,6 +151,12 @@ def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
     column = np.clip(x / SCALE, 0, flow.shape[1] - 1).astype(np.intp)
     row = np.clip(y / SCALE, 0, flow.shape[0] - 1).astype(np.intp)
     return flow[row[:, :, None], column[:, None, :]]
+
+
+def glance(picture: NDArray[np.uint8]) -> Grey:
+    """What ``is_cut`` compares: a picture uint8 [h, w, 3] as a small grey one."""
+    small = cv2.resize(picture, GLANCE, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).view(np.uint8)
 
 
 def is_cut(now: Grey, before: Grey) -> bool:

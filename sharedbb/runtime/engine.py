@@ -187,7 +187,7 @@ class Engine:
         """A frame's answers with as little computed as the bargain allows."""
         profiler, start = self.profiler, time.perf_counter()
         with profiler.span("observe"):
-            sight = memory.observe(frame.timestamp)
+            sight = memory.observe(frame, state.geometry)
         mode: str = memory.follow(sight, due.due, frame.timestamp, profiler)
         with profiler.span("decode"):
             why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)

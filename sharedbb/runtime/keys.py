@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from sharedbb.program import HeadPlan, Patches, Program
 from sharedbb.reuse.change import Picture
+from sharedbb.reuse.codec import CodecMotion
 from sharedbb.reuse.motion import OpticalFlow, Warp, follow_boxes
-from sharedbb.types import Geometry, Output
+from sharedbb.types import Frame, Geometry, Output
 
+DOUBTFUL = 0.05  # of the picture that the decoder's vectors do not account for: optical flow is tried then
 MISSED = 12.0  # grey levels of a cell that the moved key picture misses, beyond the noise: it is not explained then
 
 
@@ -20,7 +22,7 @@ class KeyFrame:
     """The last frame computed in full, and how the picture has moved since.
 
     ``features`` and ``patches`` are the stream's: they stay the key frame's own while frames are moved along.
-    ``outputs`` are the heads' answers to the key frame.
+    ``outputs`` are the heads' answers to the key frame. ``by_codec``: whether the last motion was the decoder's.
     """
 
     def __init__(self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches]) -> None:
@@ -28,6 +30,8 @@ class KeyFrame:
         self._features = features
         self._patches = patches
         self._flow = OpticalFlow(program.size)
+        self._codec = CodecMotion(program.size)
+        self.by_codec = False
         self._warp = Warp(self._flow.flow)
         self._fresh: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
@@ -47,10 +51,29 @@ class KeyFrame:
         """The frame at hand, seen at half resolution, is the key frame."""
         self._flow.remember(small)
 
-    def measure(self, small: Picture, noise: float) -> float:
-        """Find out how the picture has moved; returns the share of it that motion does not account for."""
-        self._warp = Warp(self._flow.measure(small))
+    def begin(self, frame: Frame) -> None:
+        """This frame is the key frame: vectors are added up from here."""
+        self._codec.remember(frame)
+
+    def measure(self, small: Picture, noise: float, frame: Frame, geometry: Geometry) -> float:
+        """Find out how the picture has moved; returns the share of it that motion does not account for.
+
+        The decoder's vectors serve where they lead back to the key frame and explain the picture, else optical flow.
+        """
         self._fresh = {}
+        coded = self._codec.measure(frame, geometry)
+        if coded is not None:
+            self._flow.accept(small, coded)
+            missed = self._missed(noise)
+            if missed < DOUBTFUL:
+                self.by_codec = True
+                self._warp = Warp(coded)
+                return missed
+        self.by_codec = False
+        self._warp = Warp(self._flow.measure(small))
+        return self._missed(noise)
+
+    def _missed(self, noise: float) -> float:
         return float((self._flow.residual() > MISSED + noise).mean())
 
     def compute_fresh(self, picture: Any) -> int:

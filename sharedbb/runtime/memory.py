@@ -6,22 +6,22 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import Program, Session
 from sharedbb.reuse.audit import Canary, Trust, Walk
 from sharedbb.reuse.change import ExactChange, NoisyChange, Picture, paste
-from sharedbb.reuse.motion import Grey, is_cut
+from sharedbb.reuse.motion import glance, is_cut
 from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, how
 from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
+from sharedbb.types import Frame, Geometry
 
 LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
 TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
-GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
+PERHAPS_CUT = 0.3  # of the cells differ from the reference at a scene cut, at least
 GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
 COST_MEMORY, ENOUGH = 0.1, 8  # of the costs; frames to judge them by
 MOST_PATIENCE = 960  # frames off at most, twice as many each time that parts cost too much
@@ -71,7 +71,6 @@ class Memory:
         self._walk = Walk(bargain.refresh, *grid(size))
         self._exact = ExactChange(size) if bargain.mode == "exact" else None
         self._noisy = NoisyChange(size)
-        self._glance: Grey | None = None
         self._age = 0
         self._dirty: Mask | None = None
         self._dirty_since: float | None = None
@@ -84,6 +83,7 @@ class Memory:
         self._seen = {"dense": 0, "partial": 0}
         self._pause = self._crowds = 0
         self._patience, self._just_begun = LONGEST_PAUSE, False
+        self._frame: Frame | None = None
         self._looked = self._rekey = self._refreshes = False
 
     def forget(self) -> None:
@@ -95,8 +95,9 @@ class Memory:
         picture: Picture = self._latest.array[0]
         return picture
 
-    def observe(self, timestamp: float) -> Sight:
-        """Compare the latest picture with what the cached features were computed from."""
+    def observe(self, frame: Frame, geometry: Geometry) -> Sight:
+        """Compare the latest picture, of this frame, with what the cached features were computed from."""
+        timestamp, self._frame = frame.timestamp, frame
         self._age += 1
         self._pause = max(0, self._pause - 1)
         if self.trust.is_paused or self._pause:
@@ -106,22 +107,22 @@ class Memory:
         if not self.known:
             return Sight(False, 1.0, True)
         self._dirty = mask if mask is not None and mask.any() else None
-        share = self._foreseen()
+        share, dirty = self._foreseen(), 0.0 if self._dirty is None else float(self._dirty.mean())
         if self._dirty is None:
             self._dirty_since = None
         elif self._dirty_since is None:
             self._dirty_since = timestamp
         return Sight(
             known=True,
-            dirty=0.0 if self._dirty is None else float(self._dirty.mean()),
+            dirty=dirty,
             crowded=share == 1.0,
             dear=share > DEAR and self._exact is None,
             tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
             overdue=self._refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
-            cut=self._is_cut(),
+            cut=self._is_cut(dirty),
             age=self._age,
-            unexplained=self._unexplained(share == 1.0),
+            unexplained=self._unexplained(geometry, share == 1.0),
             trusted=not self.motion_trust.is_paused,
         )
 
@@ -157,16 +158,13 @@ class Memory:
             return 0.0
         return max(part.foresee(self._dirty) for part in self._readers["input"])
 
-    def _is_cut(self) -> bool:
-        """Whether the picture shows another scene than the one before."""
-        if self._exact is not None:
+    def _is_cut(self, dirty: float) -> bool:
+        """Whether the picture shows another scene than the one before, of which ``dirty`` says how likely that is."""
+        if dirty < PERHAPS_CUT or self._exact is not None or self._noisy.before is None:
             return False
-        before = self._glance
-        small = cv2.resize(self._noisy.small, GLANCE, interpolation=cv2.INTER_AREA)
-        self._glance = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).view(np.uint8)
-        return before is not None and is_cut(self._glance, before)
+        return is_cut(glance(self._noisy.small), glance(self._noisy.before))
 
-    def _unexplained(self, crowded: bool) -> float | None:
+    def _unexplained(self, geometry: Geometry, crowded: bool) -> float | None:
         """Measure motion where answers may be moved along."""
         wanted = self._bargain.mode == "keyframe" or (self._bargain.mode == "auto" and crowded)
         if not wanted or self._dirty is None or self.keys is None or self._age >= self._key_every():
@@ -174,7 +172,8 @@ class Memory:
         if self._rekey:
             self.keys.remember(self._noisy.reference)
             self._rekey = False
-        return self.keys.measure(self._noisy.small, self._noisy.noise)
+        assert self._frame is not None
+        return self.keys.measure(self._noisy.small, self._noisy.noise, self._frame, geometry)
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
@@ -232,11 +231,17 @@ class Memory:
         self._macs += self._all.facts.macs
         if self._looked:
             self._noisy.adopt()
-            self._rekey = True
+            self._begin_key()
         self.known, self._age, self._dirty, self._dirty_since = self._looked, 0, None, None
         for part in self.parts:
             part.settle()
         self._whole_heads.update(self._program.heads)
+
+    def _begin_key(self) -> None:
+        """From here on motion is measured against the picture at hand."""
+        self._rekey = True
+        if self.keys is not None and self._frame is not None:
+            self.keys.begin(self._frame)
 
     def _begin(self) -> None:
         """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
@@ -316,7 +321,7 @@ class Memory:
             self._noisy.adopt(self._dirty)
             self._spread({"input": self._dirty}, timestamp if self._dirty_since is None else self._dirty_since)
             self._dirty = self._dirty_since = None
-            self._rekey = True
+            self._begin_key()
         tolerance, tick, ran_whole = self.tolerance, self._is_tick(), False
         for part in self.parts:
             if part.pending is None or not due.intersection(part.facts.heads):

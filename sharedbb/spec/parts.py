@@ -272,6 +272,11 @@ class Reuse(Spec):
     """In keyframe mode, the stride up to which features are computed on every frame instead of being moved along;
     0 for none."""
 
+    @property
+    def by_motion(self) -> bool:
+        """Whether answers may be moved along with the picture, so that a decoder's motion vectors are of use."""
+        return self.mode in ("keyframe", "auto")
+
 
 class Schedule(Spec):
     """How frames wait for their turn."""

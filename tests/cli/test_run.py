@@ -142,7 +142,9 @@ def test_what_was_done_before_an_error_is_kept(
     sharedbb: Callable[..., Any], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = media.open_source
-    monkeypatch.setattr(media, "open_source", lambda source: BreaksOff() if source == "torn" else opened(source))
+    monkeypatch.setattr(
+        media, "open_source", lambda source, motion: BreaksOff() if source == "torn" else opened(source)
+    )
     ended = sharedbb("run", tiny, "torn", *options(tmp_path))
     assert ended.code == 2
     assert ended.err == "sharedbb: error: torn broke off: no more tape\n"

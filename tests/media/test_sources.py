@@ -76,14 +76,14 @@ def test_a_source_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("name", [0, "0"])
 def test_numbers_are_cameras(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(VideoSource, "camera", asked.append)
+    monkeypatch.setattr(VideoSource, "camera", lambda number, motion: asked.append(number))
     open_source(name)
     assert asked == [0]
 
 
 def test_live_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(VideoSource, "stream", asked.append)
+    monkeypatch.setattr(VideoSource, "stream", lambda address, motion: asked.append(address))
     for address in ("rtsp://camera/1", "RTSP://camera/2", "udp://@:5000", "srt://x:9"):
         open_source(address)
     assert len(asked) == 4

@@ -15,9 +15,8 @@ from sharedbb.backends.patches import ArrayPatches
 from sharedbb.backends.torch_patches import TensorPatches
 from sharedbb.media import open_source
 from sharedbb.reuse.change import Picture
-from sharedbb.reuse.motion import MOST_GROWTH, SCALE, Flow, OpticalFlow, Warp, follow_boxes, is_cut
+from sharedbb.reuse.motion import MOST_GROWTH, SCALE, Flow, OpticalFlow, Warp, follow_boxes, glance, is_cut
 from sharedbb.reuse.regions import CELL
-from sharedbb.runtime.memory import GLANCE
 from sharedbb.types import Geometry, Size
 
 SIZE = Size(192, 256)
@@ -264,7 +263,7 @@ def _glance(picture: Picture) -> np.ndarray:
     """A picture as cuts are looked for: halved, small, grey."""
     height, width, _ = picture.shape
     half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(cv2.resize(half, GLANCE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).view(np.uint8)
+    return glance(half.view(np.uint8))
 
 
 def _cuts(pictures: Iterable[Picture]) -> list[int]:

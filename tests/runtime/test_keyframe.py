@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from sharedbb.compiler.assemble import assemble
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.lower import lower
 from sharedbb.graph.capture import capture
+from sharedbb.media.video import VideoSource
 from sharedbb.outputs.segmentation import SegmentationDecoder
 from sharedbb.program import HeadPlan, Program
 from sharedbb.reuse.policy import Bargain
@@ -25,6 +30,7 @@ from sharedbb.spec import Input, Schedule
 from sharedbb.types import FrameResult, Geometry
 
 HEIGHT, WIDTH = 128, 192
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "street.yaml"
 CLASSES = ("a", "b", "c", "d")
 PAN = 5  # pixels a frame
 RED = 0.45  # by how much red is more than the other colours, at least
@@ -152,6 +158,49 @@ def test_key_frames_are_as_far_apart_as_they_may_be(programs: dict[int, Program]
         assert result.freshness["surface"].why == ("warped" if at % key_every else "full")
         assert result.freshness["look"].age_frames == at % key_every
         assert result.freshness["look"].why == ("reused" if at % key_every else "full")
+
+
+def _encoded(path: Path, pictures: list[Picture], **options: str) -> Path:
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("libx264", rate=25, options={"threads": "1", "crf": "12", **options})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_the_decoders_vectors_serve_as_motion_where_they_lead_back(
+    programs: dict[int, Program], tmp_path: Path, bframes: int
+) -> None:
+    """Without B-frames most frames need no optical flow, and the answers follow the pan nearly as well."""
+    path = _encoded(tmp_path / "pan.mp4", _pan(12), bf=str(bframes), **{"b-pyramid": "none"})
+    engine, optical, dense = _engine(programs[0], key_every=4), _engine(programs[0], key_every=4), Engine(programs[0])
+    by_codec, moved, searched = [], [], []
+    with VideoSource.file(str(path), motion=True) as frames:
+        for frame in frames:
+            expected = dense.step(frame)["surface"]
+            result, other = engine.step(frame), optical.step(frame.rgb(), order="rgb")
+            if result.mode == other.mode == "warped":
+                by_codec.append(engine.state().memory.keys.by_codec)
+                moved.append(result["surface"].changed(expected))
+                searched.append(other["surface"].changed(expected))
+    assert np.mean(moved) < np.mean(searched) + 0.04
+    assert np.mean(by_codec) > 0.5 if bframes == 0 else np.mean(by_codec) < 0.4
+
+
+def test_an_engine_for_moving_video_asks_for_the_decoders_vectors(tmp_path: Path) -> None:
+    path = _encoded(tmp_path / "pan.mp4", _pan(4), bf="0")
+    for reuse, carried in (({"mode": "keyframe"}, True), ({"mode": "bounded"}, False)):
+        pipeline = sb.load(
+            str(PIPELINE), [f"reuse={json.dumps(reuse)}", "input.size=[64, 96]", "runtime.backend=eager"]
+        )
+        engine = sb.compile(pipeline, use_cache=False)
+        found = [bool(result.frame.video.side_data.get("MOTION_VECTORS")) for result in engine.stream(path)]
+        assert any(found) == carried
 
 
 def test_key_frames_answer_what_a_dense_run_does(programs: dict[int, Program]) -> None:
