@@ -53,6 +53,10 @@ class GraphError(SharedBBError):
     """A network that cannot be captured, merged, cut or analysed."""
 
 
+class TransformError(SharedBBError):
+    """An input transform that is unknown, impossible for this network, or does not fit the picture."""
+
+
 class WeightsError(SharedBBError):
     """Weights that are missing, cannot be loaded, or do not fit the network."""
 

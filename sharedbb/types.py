@@ -92,12 +92,25 @@ class Geometry:
         return offset, scale, np.array([self.source.width, self.source.height], np.float32)
 
 
+class Encoded(Protocol):
+    """A picture that is kept compressed and decoded as far as it is needed."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the whole picture."""
+        ...
+
+    def at_least(self, least: Size) -> NDArray[np.uint8]:
+        """The picture as HWC uint8 BGR, whole or evenly reduced, no smaller than ``least`` where it is that large."""
+        ...
+
+
 @dataclass(slots=True)
 class Frame:
     """One picture on its way through the engine, in whatever form it arrived.
 
-    Exactly one of ``pixels`` (HWC uint8, three channels in ``order``) and ``video`` (a decoder's frame, its planes
-    untouched) is given. ``timestamp`` is in seconds since the stream's start.
+    Exactly one of ``pixels`` (HWC uint8, three channels in ``order``), ``video`` (a decoder's frame, its planes
+    untouched) and ``encoded`` is given. ``timestamp`` is in seconds since the stream's start.
     """
 
     index: int
@@ -105,6 +118,7 @@ class Frame:
     pixels: NDArray[np.uint8] | None = None
     order: ColorOrder = "rgb"
     video: av.VideoFrame | None = None
+    encoded: Encoded | None = None
     _rgb: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
@@ -112,6 +126,8 @@ class Frame:
         """Height and width in source pixels."""
         if self.video is not None:
             return Size(self.video.height, self.video.width)
+        if self.encoded is not None:
+            return self.encoded.size
         assert self.pixels is not None
         return Size(self.pixels.shape[0], self.pixels.shape[1])
 
@@ -124,6 +140,8 @@ class Frame:
     def _converted(self) -> NDArray[np.uint8]:
         if self.video is not None:
             return self.video.to_ndarray(format="rgb24").view(np.uint8)
+        if self.encoded is not None:
+            return np.ascontiguousarray(self.encoded.at_least(self.size)[..., ::-1])
         assert self.pixels is not None
         return self.pixels if self.order == "rgb" else np.ascontiguousarray(self.pixels[..., ::-1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.errors import SourceError
+from sharedbb.errors import FrameError, SourceError
+from sharedbb.media.jpeg import Jpeg, reduced_jpeg
 from sharedbb.media.video import VideoSource
 from sharedbb.types import Frame, Size
 
@@ -116,7 +117,9 @@ class PictureSource:
     """Picture files, arrays, tensors or frames, 25 to the second; sizes may differ.
 
     Files that cannot be read are skipped and counted. Those of 16 bits are brought to 8, grey ones to three channels,
-    alpha is dropped, EXIF's orientation applied.
+    alpha is dropped, EXIF's orientation applied. Whoever needs only so many pixels of a picture sets ``at_least``, which
+    takes its size and gives the smallest that will do: JPEG files that are at least twice as large are then decoded at a
+    half, a quarter or an eighth of their size, and in full only where ``Frame.rgb`` is asked for.
 
     Iterating raises SourceError at the end when there was nothing to read, FrameError at an array that is no picture.
     """
@@ -124,6 +127,7 @@ class PictureSource:
     live = False
     fps: float | None = PICTURES_PER_SECOND
     size: Size | None = None
+    at_least: Callable[[Size], Size] | None = None
 
     def __init__(self, name: str, pictures: Iterable[Any]) -> None:
         self.name = name
@@ -143,11 +147,15 @@ class PictureSource:
         self.skipped = 0
         index = 0
         for given in self._pictures:
-            picture = _read(Path(given)) if isinstance(given, Path | str) else given
+            picture = _read(Path(given), self.at_least) if isinstance(given, Path | str) else given
             if picture is None:
                 self.skipped += 1
                 continue
-            yield Frame.of(picture, index=index, timestamp=index / PICTURES_PER_SECOND)
+            time = index / PICTURES_PER_SECOND
+            if isinstance(picture, Jpeg):
+                yield Frame(index, time, encoded=picture)
+            else:
+                yield Frame.of(picture, index=index, timestamp=time)
             index += 1
         if index == 0:
             reason = (
@@ -156,11 +164,13 @@ class PictureSource:
             raise SourceError(f"{self.name}: {reason}")
 
 
-def _read(path: Path) -> NDArray[np.uint8] | None:
-    """A picture file as HWC uint8 BGR; None when it is missing or damaged."""
+def _read(path: Path, at_least: Callable[[Size], Size] | None) -> NDArray[np.uint8] | Jpeg | None:
+    """A picture file as HWC uint8 BGR, or decoded in part; None when it is missing or damaged."""
     try:
         data = np.fromfile(path, np.uint8)
+        if at_least is not None and (reduced := reduced_jpeg(data, at_least)) is not None:
+            return reduced
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, ValueError, cv2.error):
+    except (OSError, ValueError, cv2.error, FrameError):
         return None
     return None if picture is None else picture.view(np.uint8)

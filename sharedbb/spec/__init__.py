@@ -17,23 +17,35 @@ from sharedbb.spec.parts import (
     Input,
     MeanStd,
     Reuse,
-    RgbTransform,
     Runtime,
     Schedule,
 )
 from sharedbb.spec.pipeline import Pipeline
 from sharedbb.spec.schema import json_schema
+from sharedbb.spec.transforms import (
+    AutoTransform,
+    HaarTransform,
+    LowResolutionTransform,
+    RgbTransform,
+    SpaceToDepthTransform,
+    Transform,
+    WaveletTransform,
+    Yuv420Transform,
+)
 
 __all__ = [
     "NORMALIZATIONS",
+    "AutoTransform",
     "Backbone",
     "DepthHead",
     "DetectionHead",
     "EmbeddingHead",
     "Fpn",
+    "HaarTransform",
     "Head",
     "Input",
     "KeypointsHead",
+    "LowResolutionTransform",
     "MeanStd",
     "Pipeline",
     "Reuse",
@@ -41,7 +53,11 @@ __all__ = [
     "Runtime",
     "Schedule",
     "SegmentationHead",
+    "SpaceToDepthTransform",
     "TagsHead",
+    "Transform",
+    "WaveletTransform",
+    "Yuv420Transform",
     "check",
     "dump",
     "json_schema",

@@ -44,21 +44,31 @@ def _value_at(root: Any, path: FieldPath) -> Any:
 
 
 def _model_at(root: Any, path: FieldPath) -> type[BaseModel] | None:
-    """The model of the mapping at ``path``; a head's depends on the ``type`` that is written there."""
+    """The model of the mapping at ``path``; a head's and a transform's depend on the ``type`` that is written there."""
     model: type[BaseModel] = Pipeline
+    place: FieldPath = ()
     if path[:1] == ("heads",):
         head = _value_at(root, path[:2])
         kind = head.get("type") if len(path) > 1 and isinstance(head, Mapping) else None
         if not isinstance(kind, str) or kind not in HEADS:
             return None
-        model, path = head_spec(kind), path[2:]
+        model, place, path = head_spec(kind), path[:2], path[2:]
     for name in path:
+        place = (*place, name)
         field = model.model_fields.get(str(name))
         nested = _models_in(field.annotation) if field else []
+        if len(nested) > 1:
+            nested = _of_type(nested, _value_at(root, place))
         if len(nested) != 1:
             return None
         model = nested[0]
     return model
+
+
+def _of_type(models: list[type[BaseModel]], value: Any) -> list[type[BaseModel]]:
+    """Those of the models whose ``type`` is written in a mapping."""
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    return [model for model in models if "type" in model.model_fields and model.model_fields["type"].default == kind]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

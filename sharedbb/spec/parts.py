@@ -1,4 +1,4 @@
-"""The parts of a pipeline that are not heads: input, transform, backbone, neck, reuse, schedule and runtime."""
+"""The parts of a pipeline that are not heads and transforms: input, backbone, neck, reuse, schedule and runtime."""
 
 from __future__ import annotations
 
@@ -196,13 +196,6 @@ class Input(Spec):
         if isinstance(self.normalize, MeanStd):
             return Normalization(self.normalize.mean, self.normalize.std)
         return NORMALIZATIONS[self.normalize]
-
-
-class RgbTransform(Spec):
-    """The network reads plain RGB pixels."""
-
-    type: Literal["rgb"] = "rgb"
-    """`rgb`: plain RGB pixels."""
 
 
 def names_file(weights: str) -> bool:

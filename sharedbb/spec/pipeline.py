@@ -14,13 +14,13 @@ from sharedbb.spec.parts import (
     Fpn,
     Input,
     Reuse,
-    RgbTransform,
     Runtime,
     Schedule,
     Spec,
     Text,
     not_offered,
 )
+from sharedbb.spec.transforms import LowResolutionTransform, RgbTransform, Transform
 
 HEAD_NAME = r"^[a-z][a-z0-9_]*$"
 
@@ -87,7 +87,7 @@ class Pipeline(Spec):
     input: Input = Input()
     """The picture that the network sees."""
 
-    transform: RgbTransform = RgbTransform()
+    transform: Transform = RgbTransform()
     """In which form the network reads the picture."""
 
     backbone: Backbone
@@ -111,6 +111,15 @@ class Pipeline(Spec):
 
     runtime: Runtime = Runtime()
     """On what the pipeline runs, and in which precision."""
+
+    @field_validator("transform")
+    @classmethod
+    def _of_the_input(cls, transform: Transform, info: ValidationInfo) -> Transform:
+        picture = info.data.get("input")
+        if isinstance(transform, LowResolutionTransform) and picture and transform.sizes[0] != picture.size:
+            message = f"must be the input's size, {list(picture.size)}, got {list(transform.sizes[0])}"
+            raise said_at("transform", [(("sizes", 0), message, transform.sizes[0])])
+        return transform
 
     @field_validator("neck")
     @classmethod

@@ -25,6 +25,15 @@ HALF_CHROMA = ("yuv420p", "yuvj420p")
 MOST_PLACED = 1 << 28
 
 
+def placed(source: Size, network: Size, fit: Fit) -> Geometry:
+    """How a frame of this size lies in the network's input; FrameError if that would take too much memory."""
+    geometry = Geometry.fit(source, network, fit)
+    _, _, width, height = geometry.placed
+    if width * height > MOST_PLACED:
+        raise FrameError(f"a frame of {source} is too narrow to fill {network}; fit it by letterbox or stretch")
+    return geometry
+
+
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
@@ -61,12 +70,7 @@ class RgbIntake:
     def _placed(self, source: Size) -> Geometry:
         """The geometry of this frame size; a new one clears the bars."""
         if self._geometry is None or self._geometry.source != source:
-            geometry = Geometry.fit(source, self._size, self._fit)
-            _, _, width, height = geometry.placed
-            if width * height > MOST_PLACED:
-                raise FrameError(
-                    f"a frame of {source} is too narrow to fill {self._size}; fit it by letterbox or stretch"
-                )
+            geometry = placed(source, self._size, self._fit)
             self._geometry = geometry
             self._picture[...] = self._bars
         return self._geometry
@@ -74,13 +78,15 @@ class RgbIntake:
     def _resized(self, frame: Frame, width: int, height: int) -> NDArray[np.uint8]:
         if frame.video is not None:
             return self._from_video(frame.video, width, height)
-        assert frame.pixels is not None
-        pixels = frame.pixels
+        pixels, order = frame.pixels, frame.order
+        if frame.encoded is not None:
+            pixels, order = frame.encoded.at_least(Size(height, width)), "bgr"
+        assert pixels is not None
         if pixels.shape[:2] != (height, width):
-            shrinks = width < pixels.shape[1] * AREA_BELOW
+            shrinks = width < frame.size.width * AREA_BELOW
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
-        return pixels if frame.order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
+        return pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
 
     def _planes_reformatter(self) -> VideoReformatter:
         if self._planes is None:

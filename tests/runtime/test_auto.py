@@ -82,6 +82,7 @@ def programs() -> Iterator[tuple[Program, Program]]:
     off = pipeline.model_copy(update={"reuse": pipeline.reuse.model_copy(update={"mode": "off"})})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sharedbb.compiler.tiles.WORTH", float("inf"))
+        patch.setattr("sharedbb.compiler.tiles._beats", lambda *_: False)
         patch.setattr("sharedbb.compiler.measure.ROUNDS", 1)
         auto, plain = (sb.compile(one, use_cache=False).program for one in (pipeline, off))
     yield _priced(auto), plain
