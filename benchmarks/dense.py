@@ -37,7 +37,7 @@ def main() -> None:
     apart = [networks.openvino_call(model, precision, picture) for model in models]
 
     state = engine.state()
-    state.picture.array[...] = picture
+    state.picture.planes["input"][...] = picture
     everything = plan(engine.program, Moment(0, 0.0, {}))
     cases = {
         "engine, segments and heads": lambda: engine._execute(everything, state),

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from sharedbb.reuse.policy import Bargain
 from sharedbb.reuse.regions import Tiling
-from sharedbb.types import Frame, Geometry, Output, Size
+from sharedbb.types import Frame, Geometry, Normalization, Output, Plane, Size
+
+UNCHANGED = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 Decoder = Callable[[Mapping[str, NDArray[np.float32]], Geometry], Output]
 
 
 class Picture(Protocol):
-    """A stream's input buffer; see ``sharedbb.backends.Picture``."""
+    """A stream's input buffers; see ``sharedbb.backends.Picture``."""
 
-    array: NDArray[np.uint8]
-    feature: Any
+    planes: dict[str, NDArray[np.uint8]]
+    features: dict[str, Any]
 
 
 class Session(Protocol):
@@ -80,12 +82,12 @@ class Device(Protocol):
         """The backend's name."""
         ...
 
-    def picture(self, size: Size) -> Picture:
-        """A new input buffer."""
+    def picture(self, size: Size, planes: Sequence[Plane]) -> Picture:
+        """New input buffers."""
         ...
 
     def upload(self, picture: Any) -> None:
-        """Bring the buffer to the device."""
+        """Bring the buffers to the device."""
         ...
 
     def answer(self, feature: Any) -> NDArray[np.float32]:
@@ -102,10 +104,10 @@ class Device(Protocol):
 
 
 class Intake(Protocol):
-    """Brings frames of one stream into its input buffer, in the form the network reads."""
+    """Brings frames of one stream into its input buffers, in the form the network reads."""
 
     def __call__(self, frame: Frame) -> Geometry:
-        """Fill the buffer with a frame; returns how its pixels lie there."""
+        """Fill the buffers with a frame; returns how its pixels lie there."""
         ...
 
 
@@ -196,8 +198,8 @@ class Program:
     ``stages`` are the segments in execution order. ``fused`` holds, for sets of heads that fall due together, one stage
     that does the work of all their segments, where that was measured to be faster. ``bargain`` says what may be reused
     between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``,
-    where asked for, one that gives the maps among the answers from the picture and given deep features. ``intake``
-    makes a stream's intake for an input buffer. ``choices`` says what ``auto`` chose and why, one line each.
+    where asked for, one that gives the maps among the answers from the picture and given deep features. ``planes`` are
+    the arrays that the picture is read as; ``intake`` makes a stream's intake for such buffers, given by name. ``choices`` says what ``auto`` chose and why, one line each.
     ``operators`` and ``separate`` count the operators of the merged graph and of its heads' networks one by one.
     """
 
@@ -206,7 +208,8 @@ class Program:
     stages: tuple[Stage, ...]
     heads: Mapping[str, HeadPlan]
     device: Device
-    intake: Callable[[NDArray[np.uint8]], Intake]
+    intake: Callable[[Mapping[str, NDArray[np.uint8]]], Intake]
+    planes: tuple[Plane, ...] = Plane.rgb(UNCHANGED)
     fused: Mapping[frozenset[str], Stage] = field(default_factory=dict)
     whole: Stage | None = None
     fresh: Stage | None = None

@@ -39,6 +39,29 @@ class Normalization:
 
 
 @dataclass(frozen=True, slots=True)
+class Plane:
+    """One array of the picture as the network reads it: uint8 (1, height / stride, width / stride, channels).
+
+    ``name`` is the graph's input. The network takes ``(x - mean) / std``, by channel, in grey levels 0–255.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def rgb(cls, normalization: Normalization) -> tuple[Plane, ...]:
+        """The usual form of a picture: one array with all of it."""
+        return (cls("input", 3, 1, normalization.mean, normalization.std),)
+
+    def shape(self, size: Size) -> tuple[int, int, int, int]:
+        """Of the array, for a picture of ``size``."""
+        return 1, size.height // self.stride, size.width // self.stride, self.channels
+
+
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """How source pixels lie in the network's input; both ways, at half-pixel centres.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Plane, Size
 
 if TYPE_CHECKING:
     from sharedbb.graph.cut import Cut
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Picture:
-    """The network's input buffer of one stream: ``array`` (1, height, width, 3) uint8 RGB, and the backend's view.
+    """The network's input buffers of one stream, by the planes' names: uint8 arrays, and the backend's views of them.
 
-    Whoever fills ``array`` has filled ``feature``: they share memory, or ``Backend.upload`` makes them equal.
+    Whoever fills ``planes`` has filled ``features``: they share memory, or ``Backend.upload`` makes them equal.
     """
 
-    array: NDArray[np.uint8]
-    feature: Any
+    planes: dict[str, NDArray[np.uint8]]
+    features: dict[str, Any]
 
 
 class Session(Protocol):
@@ -65,20 +65,20 @@ class Backend(Protocol):
         """Version of what compiles and runs, for cache keys and reports."""
         ...
 
-    def compile(self, parts: Cut, normalization: Normalization) -> Sequence[Executable]:
+    def compile(self, parts: Cut, planes: Sequence[Plane]) -> Sequence[Executable]:
         """Compile all segments, in order.
 
-        Those that read the picture (input ``input``) take it as uint8 NHWC and normalise it inside; what ``answer`` is
+        Those that read the picture take its planes as uint8 NHWC and normalise them inside; what ``answer`` is
         asked for (the values of ``parts.answers``) comes out as float32. Raises BackendError naming the segment.
         """
         ...
 
-    def picture(self, size: Size) -> Picture:
-        """A new input buffer for one stream."""
+    def picture(self, size: Size, planes: Sequence[Plane]) -> Picture:
+        """New input buffers for one stream."""
         ...
 
     def upload(self, picture: Picture) -> None:
-        """Bring what was written to ``picture.array`` to the device; nothing where memory is shared."""
+        """Bring what was written to ``picture.planes`` to the device; nothing where memory is shared."""
         ...
 
     def answer(self, feature: Any) -> NDArray[np.float32]:

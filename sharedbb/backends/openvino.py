@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +19,7 @@ from openvino.preprocess import PrePostProcessor
 from sharedbb.backends.base import Picture
 from sharedbb.backends.patches import ArrayPatches
 from sharedbb.errors import BackendError
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Plane, Size
 
 if TYPE_CHECKING:
     from sharedbb.graph.cut import Cut, Segment
@@ -124,25 +124,26 @@ class OpenVINOBackend:
         """Version of OpenVINO, for cache keys and reports."""
         return str(ov.get_version())
 
-    def compile(self, parts: Cut, normalization: Normalization) -> list[OpenVINOExecutable]:
+    def compile(self, parts: Cut, planes: Sequence[Plane]) -> list[OpenVINOExecutable]:
         """Convert the whole graph through ``torch.export``, take it apart, compile every segment."""
         model, features = _converted(parts)
-        answers = frozenset(parts.answers.values())
+        answers, given = frozenset(parts.answers.values()), {plane.name: plane for plane in planes}
         return [
-            self._compile(segment, _taken_out(segment, model, features), normalization, answers)
+            self._compile(segment, _taken_out(segment, model, features, parts.graph.inputs), given, answers)
             for segment in parts.segments
         ]
 
     def _compile(
-        self, segment: Segment, model: ov.Model, normalization: Normalization, answers: frozenset[str]
+        self, segment: Segment, model: ov.Model, planes: Mapping[str, Plane], answers: frozenset[str]
     ) -> OpenVINOExecutable:
-        """Put the picture's normalisation and the features' layouts in, and compile."""
+        """Put the planes' normalisation and the features' layouts in, and compile."""
         kind = TYPES[self.precision]
         try:
             steps = PrePostProcessor(model)
             for position, name in enumerate(segment.inputs):
                 node = segment.graph.by_name[name]
-                _describe_input(steps.input(position), node, ov.Type.f32 if name in answers else kind, normalization)
+                given = ov.Type.f32 if name in answers else kind
+                _describe_input(steps.input(position), node, given, planes.get(name))
             for position, name in enumerate(segment.outputs):
                 node = segment.graph.by_name[name]
                 _describe_output(steps.output(position), node, ov.Type.f32 if name in answers else kind)
@@ -150,10 +151,10 @@ class OpenVINOBackend:
         except RuntimeError as error:
             raise BackendError(f"openvino cannot compile segment {segment.name}: {_first_line(error)}") from error
 
-    def picture(self, size: Size) -> Picture:
-        """A uint8 NHWC buffer that the first segment reads in place."""
-        array = np.zeros((1, size.height, size.width, 3), np.uint8)
-        return Picture(array, Feature(array, ov.Type.u8))
+    def picture(self, size: Size, planes: Sequence[Plane]) -> Picture:
+        """uint8 NHWC buffers that the first segment reads in place."""
+        arrays = {plane.name: np.zeros(plane.shape(size), np.uint8) for plane in planes}
+        return Picture(arrays, {name: Feature(array, ov.Type.u8) for name, array in arrays.items()})
 
     def upload(self, picture: Picture) -> None:
         """Nothing: the array is the tensor."""
@@ -196,26 +197,30 @@ def _convert(parts: Cut) -> ov.Model:
 
     from sharedbb.graph.lower import to_module
 
-    picture = parts.graph.by_name["input"]
+    inputs = [parts.graph.by_name[name] for name in parts.graph.inputs]
+    example = tuple(torch.zeros(node.shape, dtype=node.dtype) for node in inputs)
     module = to_module(replace(parts.graph, outputs={name: name for name in parts.features}))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            model = ov.convert_model(torch.export.export(module, (torch.zeros(picture.shape, dtype=picture.dtype),)))
-        model.reshape({model.inputs[0]: list(picture.shape)})
+            model = ov.convert_model(torch.export.export(module, example))
+        model.reshape({port: list(node.shape) for port, node in zip(model.inputs, inputs, strict=True)})
     except Exception as error:
         raise BackendError(f"openvino cannot convert the network: {_first_line(error)}") from error
     return model
 
 
-def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str]) -> ov.Model:
-    """A model of one segment: its input features become parameters of the segment's shapes, its outputs results."""
+def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str], planes: Sequence[str]) -> ov.Model:
+    """A model of one segment: its input features become parameters of the segment's shapes, its outputs results.
+
+    ``planes``: what the whole model's parameters are called.
+    """
     model = model.clone()
     sources = {name: port.get_node().input_value(0) for name, port in zip(features, model.outputs, strict=True)}
     parameters = []
     for name in segment.inputs:
-        if name == "input":
-            parameters.append(model.get_parameters()[0])
+        if name in planes:
+            parameters.append(model.get_parameters()[planes.index(name)])
             continue
         parameter = opset.parameter(sources[name].get_shape(), sources[name].get_element_type())
         for reader in sources[name].get_target_inputs():
@@ -229,14 +234,14 @@ def _taken_out(segment: Segment, model: ov.Model, features: Sequence[str]) -> ov
     return part
 
 
-def _describe_input(info: Any, node: Node, kind: ov.Type, normalization: Normalization) -> None:
+def _describe_input(info: Any, node: Node, kind: ov.Type, plane: Plane | None) -> None:
     if len(node.shape) == 4:
         info.tensor().set_layout(ov.Layout("NHWC"))
         info.model().set_layout(ov.Layout("NCHW"))
-    if node.name == "input":
+    if plane is not None:
         info.tensor().set_element_type(ov.Type.u8)
         steps = info.preprocess().convert_element_type(ov.Type.f32)
-        steps.mean(list(normalization.mean)).scale(list(normalization.std))
+        steps.mean(list(plane.mean)).scale(list(plane.std))
     elif node.dtype.is_floating_point:
         info.tensor().set_element_type(kind)
 

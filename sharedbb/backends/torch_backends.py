@@ -20,7 +20,7 @@ from sharedbb.backends.base import Picture
 from sharedbb.backends.torch_patches import TensorPatches
 from sharedbb.errors import BackendError
 from sharedbb.graph.lower import to_module
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Plane, Size
 
 if TYPE_CHECKING:
     from sharedbb.graph.cut import Cut, Segment
@@ -31,35 +31,55 @@ Module = Callable[..., tuple[Tensor, ...]]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
-class SegmentModule(nn.Module):
-    """A segment with the backends' boundary around it: the uint8 picture in, float32 answers out."""
+class Levels(nn.Module):
+    """A plane's uint8 NHWC grey levels as the network reads them, NCHW."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, segment: Segment, normalization: Normalization, answers: frozenset[str], precision: str) -> None:
+    def __init__(self, plane: Plane, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("mean", torch.tensor(plane.mean).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1.0 / torch.tensor(plane.std).view(1, -1, 1, 1))
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """``(x - mean) / std``."""
+        return ((levels.permute(0, 3, 1, 2).float() - self.mean) * self.scale).to(self.dtype)
+
+
+def _attribute(name: str) -> str:
+    """An input's name as one that a module's part may have."""
+    return name.replace(".", "_")
+
+
+class SegmentModule(nn.Module):
+    """A segment with the backends' boundary around it: the uint8 picture in, float32 answers out."""
+
+    def __init__(self, segment: Segment, planes: Sequence[Plane], answers: frozenset[str], precision: str) -> None:
         super().__init__()
         self.body = to_module(segment.graph)
         self.inputs = segment.inputs
         self.outputs = segment.outputs
         self.answers = answers
         self.dtype = DTYPES[precision]
-        self.reads = segment.graph.by_name["input"].dtype if "input" in segment.inputs else torch.float32
-        self.register_buffer("mean", torch.tensor(normalization.mean).view(1, 3, 1, 1))
-        self.register_buffer("scale", 1.0 / torch.tensor(normalization.std).view(1, 3, 1, 1))
+        self.levels = nn.ModuleDict()
+        for plane in planes:
+            if plane.name in segment.inputs:
+                self.levels[_attribute(plane.name)] = Levels(plane, segment.graph.by_name[plane.name].dtype)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         """Features in the order of the segment's inputs, results in that of its outputs."""
-        ready = [self._normalised(x) if name == "input" else x for name, x in zip(self.inputs, features, strict=True)]
+        ready = [
+            self.levels[_attribute(name)](x) if _attribute(name) in self.levels else x
+            for name, x in zip(self.inputs, features, strict=True)
+        ]
         with torch.autocast(features[0].device.type, self.dtype, enabled=self.dtype is not torch.float32):
             results = self.body(*ready)
         return tuple(
             results[name].float() if name in self.answers and results[name].is_floating_point() else results[name]
             for name in self.outputs
         )
-
-    def _normalised(self, picture: Tensor) -> Tensor:
-        return ((picture.permute(0, 3, 1, 2).float() - self.mean) * self.scale).to(self.reads)
 
 
 class TorchSession:
@@ -120,12 +140,12 @@ class EagerBackend:
         """Version of torch."""
         return str(torch.__version__)
 
-    def compile(self, parts: Cut, normalization: Normalization) -> Sequence[TorchExecutable]:
+    def compile(self, parts: Cut, planes: Sequence[Plane]) -> Sequence[TorchExecutable]:
         """Every segment as a module with channels_last weights on the device."""
         answers = frozenset(parts.answers.values())
         executables = []
         for segment in parts.segments:
-            module = SegmentModule(segment, normalization, answers, self.precision).eval().to(self.device)
+            module = SegmentModule(segment, planes, answers, self.precision).eval().to(self.device)
             executables.append(self._compiled(segment, module._apply(_channels_last)))  # type: ignore[no-untyped-call]
         return executables
 
@@ -133,15 +153,20 @@ class EagerBackend:
         """What runs a segment's module; here the module itself."""
         return TorchExecutable(module)
 
-    def picture(self, size: Size) -> Picture:
-        """A uint8 NHWC buffer; on a GPU a page-locked one and its copy there."""
-        host = torch.zeros((1, size.height, size.width, 3), dtype=torch.uint8, pin_memory=self.device != "cpu")
-        return Picture(host.numpy(), host if self.device == "cpu" else host.to(self.device))
+    def picture(self, size: Size, planes: Sequence[Plane]) -> Picture:
+        """uint8 NHWC buffers; on a GPU page-locked ones and their copies there."""
+        pinned = self.device != "cpu"
+        host = {plane.name: torch.zeros(plane.shape(size), dtype=torch.uint8, pin_memory=pinned) for plane in planes}
+        arrays = {name: tensor.numpy() for name, tensor in host.items()}
+        return Picture(
+            arrays, {name: tensor.to(self.device) for name, tensor in host.items()} if pinned else dict(host)
+        )
 
     def upload(self, picture: Picture) -> None:
-        """Copy the page-locked buffer to the GPU without waiting."""
+        """Copy the page-locked buffers to the GPU without waiting."""
         if self.device != "cpu":
-            picture.feature.copy_(torch.from_numpy(picture.array), non_blocking=True)
+            for name, array in picture.planes.items():
+                picture.features[name].copy_(torch.from_numpy(array), non_blocking=True)
 
     def answer(self, feature: Tensor) -> NDArray[np.float32]:
         """The result on the host, NHWC when it has four dimensions."""
@@ -194,17 +219,17 @@ class InductorBackend(EagerBackend):
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                compiled(*self._example(segment))
+                compiled(*self._example(segment, module))
         except Exception as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise BackendError(f"{self.name} cannot compile segment {segment.name}: {reason}") from error
         return TorchExecutable(compiled)
 
-    def _example(self, segment: Segment) -> list[Tensor]:
+    def _example(self, segment: Segment, module: SegmentModule) -> list[Tensor]:
         features = []
         for name in segment.inputs:
             node = segment.graph.by_name[name]
-            if name == "input":
+            if _attribute(name) in module.levels:
                 batch, channels, height, width = node.shape
                 features.append(torch.zeros((batch, height, width, channels), dtype=torch.uint8, device=self.device))
                 continue

@@ -21,6 +21,7 @@ from sharedbb.reuse.policy import Bargain
 from sharedbb.runtime import Engine
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
 from sharedbb.transforms import RgbIntake
+from sharedbb.types import Fit, Normalization, Plane
 
 if TYPE_CHECKING:
     from sharedbb.graph.ir import Graph
@@ -79,7 +80,8 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
         fresh=found.fresh,
         heads={head: replace(plan, answers=parts[head]) for head, plan in heads.items()},
         device=found.backend,
-        intake=partial(RgbIntake, fit=picture.fit, normalization=picture.normalization),
+        planes=Plane.rgb(picture.normalization),
+        intake=partial(_rgb_intake, fit=picture.fit, normalization=picture.normalization),
         queue=schedule.queue,
         when_late=schedule.when_late,
         deadline_ms=schedule.deadline_ms,
@@ -87,6 +89,10 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
         operators=found.operators,
         separate=found.separate,
     )
+
+
+def _rgb_intake(planes: Mapping[str, Any], fit: Fit, normalization: Normalization) -> RgbIntake:
+    return RgbIntake(planes["input"], fit, normalization)
 
 
 def engine_of(program: Program, profile: bool) -> Engine:
@@ -146,7 +152,7 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph) -> Compi
     reuse = pipeline.reuse
     return lower(
         graph,
-        pipeline.input.normalization,
+        Plane.rgb(pipeline.input.normalization),
         ways,
         pipeline.runtime.threads,
         every,

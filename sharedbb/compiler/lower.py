@@ -19,7 +19,7 @@ from sharedbb.graph.ir import Graph
 from sharedbb.graph.merge import ancestors, fold_batch_norms
 from sharedbb.graph.reach import Reach, reach
 from sharedbb.program import Stage, StageFacts
-from sharedbb.types import Normalization
+from sharedbb.types import Plane
 
 LONGEST_PERIOD = 240  # frames over which clocks are looked at for heads that fall due together
 MOST_FUSED = 4  # sets of heads that may get a fused stage
@@ -27,7 +27,7 @@ MOST_FUSED = 4  # sets of heads that may get a fused stage
 
 def lower(
     graph: Graph,
-    normalization: Normalization,
+    planes: Sequence[Plane],
     ways: Sequence[Candidate],
     threads: int | None,
     every: Mapping[str, int],
@@ -48,22 +48,22 @@ def lower(
     """
     graph = fold_constants(fold_batch_norms(graph))
     parts = cut(graph, alike(graph, every) if reuse else ())
-    built, failures = _build(parts, normalization, ways, threads)
+    built, failures = _build(parts, planes, ways, threads)
     best, segment_ms, said = _fastest(built, parts)
-    fused, fused_said = _fuse(best, parts, normalization, due_together(_heads(graph), every))
+    fused, fused_said = _fuse(best, parts, planes, due_together(_heads(graph), every))
     stages = tuple(
         Stage(replace(describe(segment, _heads(graph)), measured_ms=round(ms, 4)), executable)
         for segment, executable, ms in zip(parts.segments, best.executables, segment_ms, strict=True)
     )
     whole_stage = fresh_stage = None
     if reuse:
-        stages, tiles_said = divided(stages, parts, normalization, best.backend)
+        stages, tiles_said = divided(stages, parts, planes, best.backend)
         everything = whole(parts, frozenset(_heads(graph)), features=True)
-        whole_stage = _one(best, parts, everything, normalization)
+        whole_stage = _one(best, parts, everything, planes)
         said = [*said, f"{everything.name} with all features: {whole_stage.facts.measured_ms:.2f} ms", *tiles_said]
         shallow = _shallow(parts, fresh)
         if shallow is not None:
-            fresh_stage = _one(best, parts, shallow, normalization)
+            fresh_stage = _one(best, parts, shallow, planes)
             said.append(f"up to stride {fresh} and {shallow.name}: {fresh_stage.facts.measured_ms:.2f} ms")
     return Compiled(
         backend=best.backend,
@@ -89,15 +89,15 @@ class _Built:
 
 
 def _build(
-    parts: Cut, normalization: Normalization, ways: Sequence[Candidate], threads: int | None
+    parts: Cut, planes: Sequence[Plane], ways: Sequence[Candidate], threads: int | None
 ) -> tuple[list[_Built], list[str]]:
     """Every candidate that can compile and run the segments, and why others cannot."""
     built, failures = [], []
     for way in ways:
         try:
             backend = way.make(threads)
-            executables = backend.compile(parts, normalization)
-            built.append(_Built(way, backend, executables, segment_calls(backend, executables, parts)))
+            executables = backend.compile(parts, planes)
+            built.append(_Built(way, backend, executables, segment_calls(backend, executables, parts, planes)))
         except BackendError as error:
             failures.append(str(error))
         except RuntimeError as error:  # an operator that this precision or device does not have
@@ -130,16 +130,16 @@ def due_together(heads: Sequence[str], every: Mapping[str, int]) -> tuple[frozen
 
 
 def _fuse(
-    best: _Built, parts: Cut, normalization: Normalization, sets: Sequence[frozenset[str]]
+    best: _Built, parts: Cut, planes: Sequence[Plane], sets: Sequence[frozenset[str]]
 ) -> tuple[dict[frozenset[str], Stage], list[str]]:
     """One stage for each set of heads, kept where it is faster than the segments that it replaces."""
     together = replace(parts, segments=tuple(whole(parts, heads) for heads in sets))
     try:
-        executables = best.backend.compile(together, normalization)
+        executables = best.backend.compile(together, planes)
     except BackendError as error:
         return {}, [f"nothing is fused: {error}"]
     kept, said = {}, []
-    calls = segment_calls(best.backend, executables, together)
+    calls = segment_calls(best.backend, executables, together, planes)
     for heads, segment, executable, call in zip(sets, together.segments, executables, calls, strict=True):
         needed = [best.calls[at] for at, part in enumerate(parts.segments) if part.heads & heads]
         times = interleaved({"fused": call, "segments": in_turn(needed)}, best.way.device)
@@ -151,10 +151,10 @@ def _fuse(
     return kept, said
 
 
-def _one(best: _Built, parts: Cut, segment: Segment, normalization: Normalization) -> Stage:
+def _one(best: _Built, parts: Cut, segment: Segment, planes: Sequence[Plane]) -> Stage:
     """Several segments' work as one stage."""
-    (executable,) = best.backend.compile(replace(parts, segments=(segment,)), normalization)
-    features = features_of(best.backend, best.executables, parts)
+    (executable,) = best.backend.compile(replace(parts, segments=(segment,)), planes)
+    features = features_of(best.backend, best.executables, parts, planes)
     session, inputs = executable.session(), [features[name] for name in segment.inputs]
     taken = interleaved({"it": lambda: session(inputs)}, best.way.device)["it"]
     return Stage(replace(describe(segment, _heads(parts.graph)), measured_ms=round(taken, 4)), executable)
@@ -178,7 +178,7 @@ def _shallow(parts: Cut, fresh: int) -> Segment | None:
 
 def _by_locality(graph: Graph) -> dict[frozenset[str], bool]:
     """Every head alone, and whether its answers are maps."""
-    reached = reach(graph)
+    reached = reach(graph, graph.inputs[0])
     return {
         frozenset([head]): all(
             isinstance(reached.get(name), Reach) and len(graph.by_name[name].shape) == 4

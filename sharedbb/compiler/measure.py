@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
 from sharedbb.graph.cut import Cut
-from sharedbb.types import Size
+from sharedbb.types import Plane, Size
 
 ROUNDS = 15  # timed runs of each case, after two to warm up
 
@@ -17,20 +17,25 @@ Call = Callable[[], Any]
 Key = TypeVar("Key")
 
 
-def features_of(backend: Any, executables: Any, parts: Cut) -> dict[str, Any]:
+def size_of(parts: Cut, planes: Sequence[Plane]) -> Size:
+    """The size of the picture that a graph reads as these planes."""
+    first = planes[0]
+    _, _, height, width = parts.graph.by_name[first.name].shape
+    return Size(height * first.stride, width * first.stride)
+
+
+def features_of(backend: Any, executables: Any, parts: Cut, planes: Sequence[Plane]) -> dict[str, Any]:
     """The features that the segments make from a black picture, by name."""
-    _, _, height, width = parts.graph.by_name["input"].shape
-    features = {"input": backend.picture(Size(height, width)).feature}
+    features: dict[str, Any] = dict(backend.picture(size_of(parts, planes), planes).features)
     for segment, executable in zip(parts.segments, executables, strict=True):
         results = executable.session()([features[name] for name in segment.inputs])
         features.update(zip(segment.outputs, results, strict=True))
     return features
 
 
-def segment_calls(backend: Any, executables: Any, parts: Cut) -> list[Call]:
+def segment_calls(backend: Any, executables: Any, parts: Cut, planes: Sequence[Plane]) -> list[Call]:
     """One call a segment, on features that the segments before it made from a black picture."""
-    _, _, height, width = parts.graph.by_name["input"].shape
-    features = {"input": backend.picture(Size(height, width)).feature}
+    features: dict[str, Any] = dict(backend.picture(size_of(parts, planes), planes).features)
     calls: list[Call] = []
     for segment, executable in zip(parts.segments, executables, strict=True):
         session, inputs = executable.session(), [features[name] for name in segment.inputs]

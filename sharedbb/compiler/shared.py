@@ -23,7 +23,7 @@ from sharedbb.outputs import raw_decoder
 from sharedbb.program import Decoder, HeadPlan
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Runtime, Schedule
-from sharedbb.types import Fit
+from sharedbb.types import Fit, Plane
 
 Settings = TypeVar("Settings", Input, Runtime, Schedule)
 
@@ -143,7 +143,7 @@ class Shared(nn.Module):
         found = compiled.load(key, settings.threads) if use_cache else None
         if found is None:
             separate = self.merged.separate
-            found = lower(self.graph, picture.normalization, ways, settings.threads, clocks, separate)
+            found = lower(self.graph, Plane.rgb(picture.normalization), ways, settings.threads, clocks, separate)
             if use_cache:
                 compiled.store(key, found)
         plans = {

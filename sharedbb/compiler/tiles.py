@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sharedbb.compiler.measure import interleaved
+from sharedbb.compiler.measure import interleaved, size_of
 from sharedbb.errors import BackendError, GraphError
 from sharedbb.graph.axis import Axis
 from sharedbb.graph.cost import cost
@@ -19,7 +19,7 @@ from sharedbb.graph.resize import resized
 from sharedbb.program import Stage, Tiles
 from sharedbb.reuse.regions import CELL, Cover, Margin, Tiling
 from sharedbb.runtime.parts import Part
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Plane, Size
 
 SIZES = (32, 64, 128, 256, 384, 512)  # sides of tiles, in network pixels
 SHARES = (0.03, 0.12, 0.3, 0.6)  # of the picture's area that a batch of tiles may have, rings included
@@ -98,18 +98,17 @@ def cut_to(segment: Segment, tiling: Tiling, size: int, count: int, picture: Siz
 
 
 def divided(
-    stages: Sequence[Stage], parts: Cut, normalization: Normalization, backend: Any
+    stages: Sequence[Stage], parts: Cut, planes: Sequence[Plane], backend: Any
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """The stages with the batches of tiles that cost clearly less than all of a stage, and what was found in words."""
-    _, _, height, width = parts.graph.by_name["input"].shape
-    picture = Size(height, width)
+    picture = size_of(parts, planes)
     made, said = [], []
-    features, scale = _computed(stages, backend, picture)
+    features, scale = _computed(stages, backend, picture, planes)
     for stage, segment in zip(stages, parts.segments, strict=True):
         tiling = tiling_of(segment, picture)
         tiles: tuple[Tiles, ...] = ()
         if tiling is not None:
-            compiled = _compiled(segment, tiling, parts, normalization, backend, picture)
+            compiled = _compiled(segment, tiling, parts, planes, backend, picture)
             tiles = _worthwhile(replace(stage, tiling=tiling), compiled, backend, picture, features, scale)
         made.append(replace(stage, tiling=tiling, tiles=tiles))
         if tiles:
@@ -118,12 +117,15 @@ def divided(
     return tuple(made), said
 
 
-def _computed(stages: Sequence[Stage], backend: Any, picture: Size) -> tuple[dict[str, Any], dict[str, float]]:
+def _computed(
+    stages: Sequence[Stage], backend: Any, picture: Size, planes: Sequence[Plane]
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Every feature of a picture of noise, and its largest number."""
-    buffer = backend.picture(picture)
-    buffer.array[...] = np.random.default_rng(0).integers(0, 256, buffer.array.shape, np.uint8)
+    buffer, dice = backend.picture(picture, planes), np.random.default_rng(0)
+    for array in buffer.planes.values():
+        array[...] = dice.integers(0, 256, array.shape, np.uint8)
     backend.upload(buffer)
-    features: dict[str, Any] = {"input": buffer.feature}
+    features: dict[str, Any] = dict(buffer.features)
     for stage in stages:
         results = stage.executable.session()([features[name] for name in stage.facts.inputs])
         features.update(zip(stage.facts.outputs, results, strict=True))
@@ -138,13 +140,13 @@ def _computed(stages: Sequence[Stage], backend: Any, picture: Size) -> tuple[dic
 
 
 def _compiled(
-    segment: Segment, tiling: Tiling, parts: Cut, normalization: Normalization, backend: Any, picture: Size
+    segment: Segment, tiling: Tiling, parts: Cut, planes: Sequence[Plane], backend: Any, picture: Size
 ) -> Iterator[Tiles]:
     """Every candidate that can be compiled."""
     for size, count in candidates(tiling, picture):
         try:
             small = cut_to(segment, tiling, size, count, picture)
-            (executable,) = backend.compile(replace(parts, segments=(small,)), normalization)
+            (executable,) = backend.compile(replace(parts, segments=(small,)), planes)
         except (GraphError, BackendError, RuntimeError):
             continue
         yield Tiles(size, count, executable, sum(item.macs for item in cost(small.graph).values()))

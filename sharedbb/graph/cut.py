@@ -127,12 +127,12 @@ def cut(graph: Graph, together: Sequence[Heads] = ()) -> Cut:
         prefix = "trunk" if heads == everyone else "+".join(sorted(heads, key=list(_order(graph)).index))
         alone = len(parts) == 1 and heads != everyone
         segments.extend(_segment(graph, prefix, part, heads, alone=alone) for part in parts)
-    return Cut(graph, _in_order(_unique(segments)), dict(graph.outputs))
+    return Cut(graph, _in_order(_unique(segments), graph.inputs), dict(graph.outputs))
 
 
 def _maps(graph: Graph) -> frozenset[str]:
     """Nodes whose values are feature maps, each place of which depends on a bounded window of the picture."""
-    reached = reach(graph)
+    reached = reach(graph, graph.inputs[0])
     return frozenset(name for name, found in reached.items() if isinstance(found, Reach) and found.dims == (-2, -1))
 
 
@@ -292,9 +292,9 @@ def _unique(segments: Sequence[Segment]) -> list[Segment]:
     return named
 
 
-def _in_order(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+def _in_order(segments: Sequence[Segment], inputs: Sequence[str]) -> tuple[Segment, ...]:
     """Segments so that each comes after those it reads."""
-    ready, waiting, ordered = {"input"}, list(segments), []
+    ready, waiting, ordered = set(inputs), list(segments), []
     while waiting:
         runnable = next(segment for segment in waiting if ready.issuperset(segment.inputs))
         waiting.remove(runnable)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.errors import FrameError, SourceError
-from sharedbb.media.jpeg import Jpeg, reduced_jpeg
+from sharedbb.media.jpeg import Jpeg
 from sharedbb.media.video import VideoSource
 from sharedbb.types import Frame, Size
 
@@ -117,9 +117,11 @@ class PictureSource:
     """Picture files, arrays, tensors or frames, 25 to the second; sizes may differ.
 
     Files that cannot be read are skipped and counted. Those of 16 bits are brought to 8, grey ones to three channels,
-    alpha is dropped, EXIF's orientation applied. Whoever needs only so many pixels of a picture sets ``at_least``, which
-    takes its size and gives the smallest that will do: JPEG files that are at least twice as large are then decoded at a
-    half, a quarter or an eighth of their size, and in full only where ``Frame.rgb`` is asked for.
+    alpha is dropped, EXIF's orientation applied.
+
+    Whoever needs only so many pixels of a picture sets ``at_least``, which takes its size and gives the smallest that
+    will do: JPEG files at least twice as large are then decoded at 1/2, 1/4 or 1/8 of their size, and once more in full
+    only where ``Frame.rgb`` is asked for.
 
     Iterating raises SourceError at the end when there was nothing to read, FrameError at an array that is no picture.
     """
@@ -168,7 +170,7 @@ def _read(path: Path, at_least: Callable[[Size], Size] | None) -> NDArray[np.uin
     """A picture file as HWC uint8 BGR, or decoded in part; None when it is missing or damaged."""
     try:
         data = np.fromfile(path, np.uint8)
-        if at_least is not None and (reduced := reduced_jpeg(data, at_least)) is not None:
+        if at_least is not None and (reduced := Jpeg.reduced(data, at_least)) is not None:
             return reduced
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, ValueError, cv2.error, FrameError):

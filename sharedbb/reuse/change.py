@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -12,7 +13,10 @@ from sharedbb.reuse.regions import CELL, Mask
 from sharedbb.types import Size
 
 Levels = NDArray[np.uint8]
-Picture = NDArray[np.uint8]
+Array = NDArray[np.uint8]
+
+# The planes of a picture as the network reads it: [H, W, 3] RGB alone, or luma [H, W, 1] and others [H/2, W/2, 1].
+Picture = Sequence[Array]
 
 LEAST_NOISE, MOST_NOISE = 1.0, 12.0  # grey levels within which the estimate is believed
 QUIETEST = 0.3  # of the cells are taken to show noise alone
@@ -21,17 +25,23 @@ LOOKS = 4  # frames from one look at the noise to the next
 
 
 class ExactChange:
-    """Cells in which any channel of any pixel differs from the reference."""
+    """Cells in which any value of any plane differs from the reference."""
 
     def __init__(self, size: Size) -> None:
-        self._difference = np.empty((size.height, size.width, 3), np.uint8)
+        self._size = size
+        self._differences: dict[tuple[int, ...], Array] = {}
 
     def look(self, picture: Picture, reference: Picture) -> Mask | None:
-        """The mask of cells that differ, None when none does; both pictures are uint8 [H, W, 3]."""
-        if np.array_equal(_words(picture), _words(reference)):
-            return None
-        cv2.absdiff(picture, reference, dst=self._difference)
-        return largest(self._difference, CELL) > 0
+        """The mask of cells that differ, None when none does."""
+        found: Mask | None = None
+        for now, then in zip(picture, reference, strict=True):
+            if np.array_equal(_words(now), _words(then)):
+                continue
+            difference = self._differences.setdefault(now.shape, np.empty(now.shape, np.uint8))
+            cv2.absdiff(now, then, dst=difference)
+            mask = largest(difference, CELL // (self._size.height // now.shape[0])) > 0
+            found = mask if found is None else found | mask
+        return found
 
 
 class NoisyChange:
@@ -50,27 +60,26 @@ class NoisyChange:
         self.noise = LEAST_NOISE
 
     def look(self, picture: Picture) -> Levels:
-        """Differences from the reference, uint8 [rows, columns], for a picture uint8 [H, W, 3]."""
+        """Differences from the reference, uint8 [rows, columns]."""
         self._now, self._before = self._before, self._now
-        height, width, _ = self._shape
-        cv2.resize(picture, (width, height), dst=self._now, interpolation=cv2.INTER_AREA)
+        halve(picture, self._now)
         if self._seen % LOOKS == 1:
             self._estimate(self._against(self._before))
         self._seen += 1
         return self._against(self._reference)
 
     @property
-    def before(self) -> Picture | None:
+    def before(self) -> Array | None:
         """The picture looked at before the last one, at half the resolution; None when there was none."""
         return self._before if self._seen > 1 else None
 
     @property
-    def small(self) -> Picture:
+    def small(self) -> Array:
         """The last picture looked at, at half the resolution."""
         return self._now
 
     @property
-    def reference(self) -> Picture:
+    def reference(self) -> Array:
         """What the cached features were computed from, at half the resolution."""
         return self._reference
 
@@ -83,7 +92,7 @@ class NoisyChange:
         rows, columns = np.nonzero(mask)
         blocks(self._reference, half)[rows, columns] = blocks(self._now, half)[rows, columns]
 
-    def _against(self, other: Picture) -> Levels:
+    def _against(self, other: Array) -> Levels:
         cv2.absdiff(self._now, other, dst=self._difference)
         return largest(self._difference, CELL // 2)
 
@@ -94,13 +103,26 @@ class NoisyChange:
         self.noise += (quiet - self.noise) * (1.0 if quiet > self.noise else NOISE_MEMORY)
 
 
-def _words(picture: Picture) -> NDArray[Any]:
-    """The picture's bytes, eight at a time where they come out even."""
-    flat = picture.reshape(-1)
+def halve(picture: Picture, into: Array) -> None:
+    """Write a picture at half its resolution, its three channels together, into uint8 [H/2, W/2, 3]."""
+    height, width, _ = into.shape
+    if len(picture) == 1:
+        cv2.resize(picture[0], (width, height), dst=into, interpolation=cv2.INTER_AREA)
+        return
+    halves = [
+        plane if plane.shape[0] == height else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+        for plane in picture
+    ]
+    cv2.merge(halves, into)
+
+
+def _words(plane: Array) -> NDArray[Any]:
+    """A plane's bytes, eight at a time where they come out even."""
+    flat = plane.reshape(-1)
     return flat.view(np.uint64) if flat.size % 8 == 0 else flat
 
 
-def largest(difference: Picture, side: int) -> Levels:
+def largest(difference: Array, side: int) -> Levels:
     """The largest value in every block of ``side`` pixels: uint8 [rows, columns] of [H, W, C]."""
     height, width, channels = difference.shape
     if height % side or width % side:
@@ -114,13 +136,15 @@ def largest(difference: Picture, side: int) -> Levels:
     return levels
 
 
-def blocks(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A view [rows, columns, side, side, C] of a picture's blocks; it is a whole number of them high and wide."""
-    height, width, _ = picture.shape
-    return picture.reshape(height // side, side, width // side, side, -1).swapaxes(1, 2)
+def blocks(plane: Array, side: int) -> Array:
+    """A view [rows, columns, side, side, C] of a plane's blocks; it is a whole number of them high and wide."""
+    height, width, _ = plane.shape
+    return plane.reshape(height // side, side, width // side, side, -1).swapaxes(1, 2)
 
 
 def paste(source: Picture, target: Picture, mask: Mask) -> None:
-    """Copy the mask's cells from one picture to another, both uint8 [H, W, 3]."""
+    """Copy the mask's cells from one picture to another; the first plane has the picture's full size."""
     rows, columns = np.nonzero(mask)
-    blocks(target, CELL)[rows, columns] = blocks(source, CELL)[rows, columns]
+    for given, own in zip(source, target, strict=True):
+        side = CELL * own.shape[0] // source[0].shape[0]
+        blocks(own, side)[rows, columns] = blocks(given, side)[rows, columns]

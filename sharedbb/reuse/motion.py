@@ -49,17 +49,17 @@ class OpticalFlow:
         self.flow: Flow = np.zeros((*self._shape, 2), np.float32)
 
     def remember(self, small: NDArray[np.uint8]) -> None:
-        """Take a picture uint8 [H/2, W/2, 3] as the key."""
-        self._key = self._grey(small)
+        """Take a picture uint8 [H/2, W/2, 3] RGB, or grey [H/2, W/2], as the key."""
+        self._key = self._quarter(small)
         self._last = None
 
     def accept(self, small: NDArray[np.uint8], flow: Flow) -> None:
         """Take a flow that somebody else measured from a picture uint8 [H/2, W/2, 3] back to the key."""
-        self._now, self.flow, self._last = self._grey(small), flow, flow * np.float32(1 / SCALE)
+        self._now, self.flow, self._last = self._quarter(small), flow, flow * np.float32(1 / SCALE)
 
     def measure(self, small: NDArray[np.uint8]) -> Flow:
         """The motion from a picture uint8 [H/2, W/2, 3] back to the key; the last one helps to find it."""
-        self._now = self._grey(small)
+        self._now = self._quarter(small)
         if np.array_equal(self._now, self._key):
             self.flow = np.zeros((*self._shape, 2), np.float32)
             return self.flow
@@ -68,10 +68,9 @@ class OpticalFlow:
         self.flow = self._last * SCALE
         return self.flow
 
-    def _grey(self, small: NDArray[np.uint8]) -> Grey:
+    def _quarter(self, small: NDArray[np.uint8]) -> Grey:
         height, width = self._shape
-        quarter = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-        return cv2.cvtColor(quarter, cv2.COLOR_RGB2GRAY).view(np.uint8)
+        return _grey(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA).view(np.uint8))
 
     def residual(self) -> NDArray[np.float32]:
         """Grey levels by which the moved key picture misses the current one: float32 means by 16×16 network pixels."""
@@ -154,9 +153,12 @@ def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
 
 
 def glance(picture: NDArray[np.uint8]) -> Grey:
-    """What ``is_cut`` compares: a picture uint8 [h, w, 3] as a small grey one."""
-    small = cv2.resize(picture, GLANCE, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).view(np.uint8)
+    """What ``is_cut`` compares: a picture uint8 [h, w, 3] RGB, or grey [h, w], as a small grey one."""
+    return _grey(cv2.resize(picture, GLANCE, interpolation=cv2.INTER_AREA).view(np.uint8))
+
+
+def _grey(picture: NDArray[np.uint8]) -> Grey:
+    return picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).view(np.uint8)
 
 
 def is_cut(now: Grey, before: Grey) -> bool:

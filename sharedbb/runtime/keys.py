@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.program import HeadPlan, Patches, Program
-from sharedbb.reuse.change import Picture
+from sharedbb.reuse.change import Array
 from sharedbb.reuse.codec import CodecMotion
 from sharedbb.reuse.motion import OpticalFlow, Warp, follow_boxes
 from sharedbb.types import Frame, Geometry, Output
@@ -33,13 +33,14 @@ class KeyFrame:
         self._codec = CodecMotion(program.size)
         self.by_codec = False
         self._warp = Warp(self._flow.flow)
+        self._planes = {plane.name for plane in program.planes}
         self._fresh: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
         self.outputs: dict[str, Output] = {}
         if program.fresh is not None:
             self._session = program.fresh.executable.session()
             for name in program.fresh.facts.inputs:
-                if name != "input":
+                if name not in self._planes:
                     self._given[name] = self._like(features[name])
             self._moved = {name: program.device.patches(buffer) for name, buffer in self._given.items()}
 
@@ -47,7 +48,7 @@ class KeyFrame:
         height, width = self._program.device.answer(feature).shape[1:3]
         return self._program.device.batch(feature, 1, height, width)
 
-    def remember(self, small: Picture) -> None:
+    def remember(self, small: Array) -> None:
         """The frame at hand, seen at half resolution, is the key frame."""
         self._flow.remember(small)
 
@@ -55,7 +56,7 @@ class KeyFrame:
         """This frame is the key frame: vectors are added up from here."""
         self._codec.remember(frame)
 
-    def measure(self, small: Picture, noise: float, frame: Frame, geometry: Geometry) -> float:
+    def measure(self, small: Array, noise: float, frame: Frame, geometry: Geometry) -> float:
         """Find out how the picture has moved; returns the share of it that motion does not account for.
 
         The decoder's vectors serve where they lead back to the key frame and explain the picture, else optical flow.
@@ -76,14 +77,14 @@ class KeyFrame:
     def _missed(self, noise: float) -> float:
         return float((self._flow.residual() > MISSED + noise).mean())
 
-    def compute_fresh(self, picture: Any) -> int:
-        """Run shallow features and maps on a picture, over deep features moved along; returns its multiply-adds."""
+    def compute_fresh(self, picture: Mapping[str, Any]) -> int:
+        """Run shallow features and maps on a picture's planes, over deep features moved along; returns its multiply-adds."""
         stage = self._program.fresh
         if stage is None:
             return 0
         for name, moved in self._moved.items():
             self._patches[name].move(self._warp, moved)
-        inputs = [picture if name == "input" else self._given[name] for name in stage.facts.inputs]
+        inputs = [picture[name] if name in self._planes else self._given[name] for name in stage.facts.inputs]
         self._fresh = dict(zip(stage.facts.outputs, self._session(inputs), strict=True))
         return stage.facts.macs
 

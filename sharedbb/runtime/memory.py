@@ -11,7 +11,7 @@ import numpy as np
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import Program, Session
 from sharedbb.reuse.audit import Canary, Trust, Walk
-from sharedbb.reuse.change import ExactChange, NoisyChange, Picture, paste
+from sharedbb.reuse.change import Array, ExactChange, NoisyChange, Picture, paste
 from sharedbb.reuse.motion import glance, is_cut
 from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, how
 from sharedbb.reuse.regions import CELL, Mask, grid
@@ -38,16 +38,17 @@ class Memory:
     """
 
     def __init__(self, program: Program, bargain: Bargain, latest: Any) -> None:
-        """``latest``: the stream's input buffer, which every frame is read into."""
+        """``latest``: the stream's input buffers, which every frame is read into."""
         assert program.whole is not None
         self._latest = latest
         self._program = program
         self._bargain = bargain
         self._all = program.whole
-        self.reference = program.device.picture(program.size)
-        self.features: dict[str, Any] = {"input": self.reference.feature}
+        self.reference = program.device.picture(program.size, program.planes)
+        self._planes = tuple(self.reference.planes)
+        self.features: dict[str, Any] = dict(self.reference.features)
         self.parts = [Part(stage, program.device, program.size) for stage in program.stages]
-        names = ["input", *(name for part in self.parts for name in part.facts.outputs)]
+        names = [*self._planes, *(name for part in self.parts for name in part.facts.outputs)]
         self._readers = {name: [part for part in self.parts if name in part.facts.inputs] for name in names}
         self._answer_of: dict[str, list[str]] = {}
         for head, plan in program.heads.items():
@@ -90,11 +91,6 @@ class Memory:
         """Trust no cached feature: the next frame is computed in full."""
         self.known = False
 
-    @property
-    def _picture(self) -> Picture:
-        picture: Picture = self._latest.array[0]
-        return picture
-
     def observe(self, frame: Frame, geometry: Geometry) -> Sight:
         """Compare the latest picture, of this frame, with what the cached features were computed from."""
         timestamp, self._frame = frame.timestamp, frame
@@ -103,7 +99,7 @@ class Memory:
         if self.trust.is_paused or self._pause:
             self._looked = self.known = False
             return Sight(False, 1.0, True)
-        mask, self._looked = self._changes(self._picture), True
+        mask, self._looked = self._changes(_arrays(self._latest)), True
         if not self.known:
             return Sight(False, 1.0, True)
         self._dirty = mask if mask is not None and mask.any() else None
@@ -129,7 +125,7 @@ class Memory:
     def _changes(self, picture: Picture) -> Mask | None:
         """The cells to take anew."""
         if self._exact is not None:
-            return self._exact.look(picture, self.reference.array[0]) if self.known else None
+            return self._exact.look(picture, _arrays(self.reference)) if self.known else None
         mask: Mask = self._noisy.look(picture) > self.threshold
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
         self._refreshes = due is not None
@@ -156,13 +152,17 @@ class Memory:
         """Share of a whole run that the stages which read the picture would take, 1 where one is computed whole."""
         if self._dirty is None or self._bargain.mode == "keyframe":
             return 0.0
-        return max(part.foresee(self._dirty) for part in self._readers["input"])
+        return max(part.foresee(self._dirty, self._planes) for part in self._readers[self._planes[0]])
 
     def _is_cut(self, dirty: float) -> bool:
         """Whether the picture shows another scene than the one before, of which ``dirty`` says how likely that is."""
         if dirty < PERHAPS_CUT or self._exact is not None or self._noisy.before is None:
             return False
-        return is_cut(glance(self._noisy.small), glance(self._noisy.before))
+        return is_cut(glance(self._moving(self._noisy.small)), glance(self._moving(self._noisy.before)))
+
+    def _moving(self, small: Array) -> Array:
+        """A picture at half resolution as motion is looked for in it: RGB as it is, of other planes the luma."""
+        return small if len(self._planes) == 1 else np.ascontiguousarray(small[..., 0])
 
     def _unexplained(self, geometry: Geometry, crowded: bool) -> float | None:
         """Measure motion where answers may be moved along."""
@@ -170,10 +170,10 @@ class Memory:
         if not wanted or self._dirty is None or self.keys is None or self._age >= self._key_every():
             return None
         if self._rekey:
-            self.keys.remember(self._noisy.reference)
+            self.keys.remember(self._moving(self._noisy.reference))
             self._rekey = False
         assert self._frame is not None
-        return self.keys.measure(self._noisy.small, self._noisy.noise, self._frame, geometry)
+        return self.keys.measure(self._moving(self._noisy.small), self._noisy.noise, self._frame, geometry)
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
@@ -189,7 +189,7 @@ class Memory:
         elif chosen == "warped":
             assert self.keys is not None
             with profiler.span("warp"):
-                self._macs += self.keys.compute_fresh(self._latest.feature)
+                self._macs += self.keys.compute_fresh(self._latest.features)
         self._judge(chosen, (time.perf_counter() - start) * 1e3, crowded=sight.crowded and sight.known)
         return chosen
 
@@ -222,12 +222,13 @@ class Memory:
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
-        self.reference.array[0] = self._picture
+        for name, array in self._latest.planes.items():
+            self.reference.planes[name][...] = array
         self._program.device.upload(self.reference)
         if self._whole is None:
             self._begin()
         assert self._whole is not None
-        self._whole([self.reference.feature])
+        self._whole(self._given(self.reference))
         self._macs += self._all.facts.macs
         if self._looked:
             self._noisy.adopt()
@@ -236,6 +237,10 @@ class Memory:
         for part in self.parts:
             part.settle()
         self._whole_heads.update(self._program.heads)
+
+    def _given(self, picture: Any) -> list[Any]:
+        """What the stage that computes everything reads of a picture."""
+        return [picture.features[name] for name in self._all.facts.inputs]
 
     def _begin_key(self) -> None:
         """From here on motion is measured against the picture at hand."""
@@ -246,7 +251,7 @@ class Memory:
     def _begin(self) -> None:
         """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
         device, whole = self._program.device, self._all
-        results = whole.executable.session()([self.reference.feature])
+        results = whole.executable.session()(self._given(self.reference))
         self.features.update(zip(whole.facts.outputs, results, strict=True))
         self._whole = whole.executable.session(results)
         self._just_begun = True
@@ -256,7 +261,7 @@ class Memory:
             for name, stride in zip(part.facts.outputs, part.strides, strict=True)
             if stride
         }
-        self.patches = {name: device.patches(self.features[name]) for name in ("input", *maps)}
+        self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *maps)}
         if self._exact is None:
             self._calibrate(maps)
         if self._bargain.mode in ("keyframe", "auto"):
@@ -274,12 +279,13 @@ class Memory:
         """All features of the reference with one grey level of noise added."""
         device, whole = self._program.device, self._all
         if self._trial is None:
-            self._trial = device.picture(self._program.size), whole.executable.session()
+            self._trial = device.picture(self._program.size, self._program.planes), whole.executable.session()
         picture, session = self._trial
-        noise = self._dice.integers(-1, 2, picture.array.shape, np.int16)
-        picture.array[...] = np.clip(self.reference.array + noise, 0, 255)
+        for name, array in self.reference.planes.items():
+            noise = self._dice.integers(-1, 2, array.shape, np.int16)
+            picture.planes[name][...] = np.clip(array + noise, 0, 255)
         device.upload(picture)
-        return dict(zip(whole.facts.outputs, session([picture.feature]), strict=True))
+        return dict(zip(whole.facts.outputs, session(self._given(picture)), strict=True))
 
     @property
     def wants_floor(self) -> bool:
@@ -316,10 +322,12 @@ class Memory:
     def _compute_changed(self, due: set[str], timestamp: float, profiler: Profiler | NullProfiler) -> None:
         """Run what the changes can have touched, as far as its turn has come."""
         if self._dirty is not None:
-            paste(self._picture, self.reference.array[0], self._dirty)
+            paste(_arrays(self._latest), _arrays(self.reference), self._dirty)
             self._program.device.upload(self.reference)
             self._noisy.adopt(self._dirty)
-            self._spread({"input": self._dirty}, timestamp if self._dirty_since is None else self._dirty_since)
+            self._spread(
+                dict.fromkeys(self._planes, self._dirty), timestamp if self._dirty_since is None else self._dirty_since
+            )
             self._dirty = self._dirty_since = None
             self._begin_key()
         tolerance, tick, ran_whole = self.tolerance, self._is_tick(), False
@@ -388,6 +396,11 @@ class Memory:
         """Share of a dense frame's multiply-adds spent since this was last asked."""
         spent, self._macs = self._macs, 0
         return spent / max(1, self._all.facts.macs)
+
+
+def _arrays(picture: Any) -> Picture:
+    """A picture's planes, without the axis of batches."""
+    return tuple(array[0] for array in picture.planes.values())
 
 
 def _in_tens(share: float) -> int:

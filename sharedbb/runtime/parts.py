@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,13 +86,17 @@ class Part:
         if self.since is None:
             self.since = timestamp
 
-    def foresee(self, changed: Mask) -> float:
-        """Share of the whole stage's time that a change of its first input would cost, 1 where it is computed whole.
+    def foresee(self, changed: Mask, planes: Collection[str]) -> float:
+        """Share of the whole stage's time that a change of the picture's planes would cost, 1 where it is done whole.
 
         What is found out for that serves ``work`` as well.
         """
         tiling = self.stage.tiling
-        reached = None if tiling is None else tiling.reached([changed, *[None] * (len(tiling.inputs) - 1)])
+        reached = (
+            None
+            if tiling is None
+            else tiling.reached([changed if name in planes else None for name in self.facts.inputs])
+        )
         if reached is None:
             return 1.0
         if self.pending is not None:

@@ -28,8 +28,8 @@ class StreamState:
 
     def __init__(self, program: Program, name: str) -> None:
         self.name = name
-        self.picture = program.device.picture(program.size)
-        self.intake = program.intake(self.picture.array)
+        self.picture = program.device.picture(program.size, program.planes)
+        self.intake = program.intake(self.picture.planes)
         self.sessions: dict[Stage, Session] = {}
         self._intake_of = program.intake
         self.memory = Memory(program, program.bargain, self.picture) if program.bargain is not None else None
@@ -40,13 +40,13 @@ class StreamState:
         self.frames = 0
         if self.memory is not None:
             self.memory.reset()
-        self.features = {"input": self.picture.feature} if self.memory is None else self.memory.features
+        self.features = dict(self.picture.features) if self.memory is None else self.memory.features
         self.outputs: dict[str, Output] = {}
         self.last_run: dict[str, tuple[int, float]] = {}
         self.current: dict[str, tuple[int, float]] = {}
         self.pace = 1.0
         self.begun: float | None = None
-        self.intake = self._intake_of(self.picture.array)
+        self.intake = self._intake_of(self.picture.planes)
         self._geometry: Geometry | None = None
 
     def session(self, stage: Stage) -> Session:

@@ -18,9 +18,10 @@ from sharedbb.graph.cut import Cut, cut, fold_constants
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import run
 from sharedbb.graph.merge import fold_batch_norms
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Normalization, Plane, Size
 
 NORMALIZATION = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+PLANES = Plane.rgb(NORMALIZATION)
 SIZE = Size(64, 96)
 HAS_CUDA = torch.cuda.is_available()
 
@@ -79,13 +80,13 @@ def _nhwc(value: Tensor) -> Tensor:
 
 
 def _run(backend: Any, parts: Cut, executables: Sequence[Any], pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    buffer = backend.picture(SIZE)
+    buffer = backend.picture(SIZE, PLANES)
     sessions = [executable.session() for executable in executables]
     answers = []
     for picture in pictures:
-        buffer.array[...] = picture
+        buffer.planes["input"][...] = picture
         backend.upload(buffer)
-        features = {"input": buffer.feature}
+        features = dict(buffer.features)
         for segment, session in zip(parts.segments, sessions, strict=True):
             results = session([features[name] for name in segment.inputs])
             features.update(zip(segment.outputs, results, strict=True))
@@ -94,7 +95,7 @@ def _run(backend: Any, parts: Cut, executables: Sequence[Any], pictures: Sequenc
 
 
 def _compiled(backend: Any, parts: Cut) -> list[Any]:
-    return list(backend.compile(parts, NORMALIZATION))
+    return list(backend.compile(parts, PLANES))
 
 
 def _near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], precision: str) -> None:
@@ -148,11 +149,11 @@ def test_two_sessions_do_not_share_buffers(parts: Cut, picture: np.ndarray, expe
     backend = OpenVINOBackend("f32")
     executables = _compiled(backend, parts)
     segment, executable = parts.segments[0], executables[0]
-    one, other = backend.picture(SIZE), backend.picture(SIZE)
-    one.array[...] = picture
+    one, other = backend.picture(SIZE, PLANES), backend.picture(SIZE, PLANES)
+    one.planes["input"][...] = picture
     first, second = executable.session(), executable.session()
-    kept = backend.answer(first([one.feature])[0]).copy()
-    second([other.feature])
+    kept = backend.answer(first([one.features["input"]])[0]).copy()
+    second([other.features["input"]])
     assert np.array_equal(backend.answer(first._outputs[0]), kept)
     assert segment.inputs == ("input",)
 
@@ -195,7 +196,7 @@ def test_an_operator_that_openvino_lacks_is_said() -> None:
             return torch.special.bessel_j0(x)
 
     with pytest.raises(BackendError, match="openvino cannot convert the network: "):
-        OpenVINOBackend("f32").compile(cut(capture(Odd(), torch.zeros(1, 3, 8, 8))), NORMALIZATION)
+        OpenVINOBackend("f32").compile(cut(capture(Odd(), torch.zeros(1, 3, 8, 8))), PLANES)
 
 
 class Tapped(nn.Module):

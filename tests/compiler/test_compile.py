@@ -29,6 +29,7 @@ from sharedbb.program import Stage
 from sharedbb.registry import BACKBONES, BACKENDS
 from sharedbb.runtime import Engine
 from sharedbb.spec import Runtime
+from sharedbb.types import Plane
 
 PIPELINE = """
 name: small
@@ -233,7 +234,9 @@ def test_a_fused_stage_answers_what_its_segments_answer(backend: str, picture: n
     parts = cut(fold_constants(fold_batch_norms(capture(build_network(_pipeline()), torch.zeros(1, 3, 64, 96), ""))))
     segment = whole(parts, together)
     assert segment.graph.operators == parts.graph.operators
-    (executable,) = program.device.compile(replace(parts, segments=(segment,)), _pipeline().input.normalization)
+    (executable,) = program.device.compile(
+        replace(parts, segments=(segment,)), Plane.rgb(_pipeline().input.normalization)
+    )
     facts = replace(program.stages[0].facts, name="network", inputs=("input",), outputs=segment.outputs)
     answers = []
     for fused in ({}, {together: Stage(facts, executable)}):
@@ -258,7 +261,7 @@ def test_what_cannot_run_is_not_chosen() -> None:
     sb.register_backend("lacking", Lacking)
     try:
         graph = capture(nn.Conv2d(3, 4, 4, 4), torch.zeros(1, 3, 32, 32), "a")
-        unit = _pipeline().input.normalization
+        unit = Plane.rgb(_pipeline().input.normalization)
         lacking, eager = Candidate("lacking", "f32", "cpu"), Candidate("eager", "f32", "cpu")
         found = lower(graph, unit, (lacking, eager), None, {})
         assert found.backend.name == "eager"

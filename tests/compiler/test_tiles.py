@@ -28,10 +28,11 @@ from sharedbb.program import Stage, Tiles
 from sharedbb.registry import BACKBONE_NAMES
 from sharedbb.reuse.regions import CELL, Cover, Margin, Price, Tiling, cover, grid
 from sharedbb.runtime.parts import Part
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Normalization, Plane, Size
 
 WIDE, TALL = Size(64, 448), Size(448, 64)
 NORMALIZATION = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+PLANES = Plane.rgb(NORMALIZATION)
 UNTOUCHED = 1e6
 RUNS = 4
 
@@ -265,12 +266,12 @@ def parts() -> Cut:
 
 
 def _divided(parts: Cut, backend: EagerBackend) -> tuple[tuple[Stage, ...], list[str]]:
-    executables = backend.compile(parts, NORMALIZATION)
+    executables = backend.compile(parts, PLANES)
     stages = tuple(
         Stage(replace(describe(segment, ("end",)), measured_ms=1e3), executable)
         for segment, executable in zip(parts.segments, executables, strict=True)
     )
-    return divided(stages, parts, NORMALIZATION, backend)
+    return divided(stages, parts, PLANES, backend)
 
 
 def test_stages_get_the_tiles_that_pay(parts: Cut, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,14 +57,14 @@ def test_an_exact_look_finds_every_cell_with_a_pixel_that_differs(size: Size) ->
     change = ExactChange(size)
     for seed in range(6):
         one, other = _pictures(size, seed)
-        mask = change.look(one, other)
-        again = change.look(other, one)
+        mask = change.look((one,), (other,))
+        again = change.look((other,), (one,))
         assert mask is not None
         assert again is not None
         assert mask.dtype == np.bool_
         assert np.array_equal(mask, _by_cells(one, other, CELL) > 0)
         assert np.array_equal(mask, again)
-    assert change.look(one, one.copy()) is None
+    assert change.look((one,), (one.copy(),)) is None
 
 
 @pytest.mark.parametrize("place", [(0, 0), (15, 16), (16, 15), (47, 63)])
@@ -72,7 +72,7 @@ def test_one_grey_level_of_one_channel_is_a_change(place: tuple[int, int]) -> No
     one = np.full((48, 64, 3), 7, np.uint8)
     other = one.copy()
     other[(*place, 2)] += 1
-    mask = ExactChange(Size(48, 64)).look(other, one)
+    mask = ExactChange(Size(48, 64)).look((other,), (one,))
     assert mask is not None
     assert np.argwhere(mask).tolist() == [[place[0] // CELL, place[1] // CELL]]
 
@@ -81,41 +81,41 @@ def test_one_grey_level_of_one_channel_is_a_change(place: tuple[int, int]) -> No
 def test_a_noisy_look_finds_the_largest_difference_at_half_the_size(size: Size) -> None:
     change = NoisyChange(size)
     first, _ = _pictures(size, 50)
-    change.look(first)
+    change.look((first,))
     change.adopt()
     for seed in range(5):
         picture, _ = _pictures(size, seed)
-        levels = change.look(picture)
+        levels = change.look((picture,))
         assert levels.shape == grid(size)
         assert np.array_equal(levels, _by_cells(_halved(picture), _halved(first), CELL // 2))
-    assert not change.look(first).any()
+    assert not change.look((first,)).any()
 
 
 def test_half_the_size_is_the_mean_of_four() -> None:
     size = Size(32, 32)
     change = NoisyChange(size)
-    change.look(np.zeros((32, 32, 3), np.uint8))
+    change.look((np.zeros((32, 32, 3), np.uint8),))
     change.adopt()
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[0, 0, 0], picture[17:19, 2:4, 1] = 200, 80  # a quarter of 200; two halves of 80
-    assert change.look(picture).tolist() == [[50, 0], [40, 0]]
+    assert change.look((picture,)).tolist() == [[50, 0], [40, 0]]
 
 
 def test_adopting_a_mask_changes_those_cells_only() -> None:
     size = Size(96, 80)
     change = NoisyChange(size)
     (first, _), (second, _), (third, _) = (_pictures(size, seed) for seed in (1, 2, 3))
-    change.look(first)
+    change.look((first,))
     change.adopt()
-    change.look(second)
+    change.look((second,))
     mask: Mask = np.random.default_rng(0).random(grid(size)) < 0.4
     change.adopt(mask)
     reference = first.copy()
-    paste(second, reference, mask)
-    assert np.array_equal(change.look(third), _by_cells(_halved(third), _halved(reference), CELL // 2))
+    paste((second,), (reference,), mask)
+    assert np.array_equal(change.look((third,)), _by_cells(_halved(third), _halved(reference), CELL // 2))
     change.adopt()
-    assert not change.look(third).any()
-    assert np.array_equal(change.look(second) > 0, np.ones(grid(size), np.bool_))
+    assert not change.look((third,)).any()
+    assert np.array_equal(change.look((second,)) > 0, np.ones(grid(size), np.bool_))
 
 
 def _noisy(strength: float, frames: int, seed: int = 0) -> list[Picture]:
@@ -136,7 +136,7 @@ def test_noise_of_a_known_strength_is_found(strength: float) -> None:
     pictures = _noisy(strength, 10)
     change = NoisyChange(Size(160, 160))
     for picture in pictures:
-        change.look(picture)
+        change.look((picture,))
     expected = min(max(_expected(pictures), LEAST_NOISE), MOST_NOISE)
     assert change.noise == pytest.approx(expected, abs=1.0)
     # Mean of four: half the deviation; difference of two: times √2; largest of 192: about 2.8 deviations.
@@ -149,14 +149,14 @@ def test_a_moving_object_is_not_taken_for_noise() -> None:
         picture[:80, 10 * index : 10 * index + 60] = 255 * (index % 2)
     change = NoisyChange(Size(160, 160))
     for picture in pictures:
-        change.look(picture)
+        change.look((picture,))
     assert change.noise <= _expected(_noisy(1.0, 10)) + 2
 
 
 def test_the_estimate_rises_at_once_and_sinks_slowly() -> None:
     change, seen = NoisyChange(Size(160, 160)), []
     for picture in [*_noisy(0, 2 * LOOKS), *_noisy(3, 2 * LOOKS), *_noisy(0, 8 * LOOKS)]:
-        change.look(picture)
+        change.look((picture,))
         seen.append(change.noise)
     assert seen[2 * LOOKS - 1] == LEAST_NOISE
     loud = max(seen)
@@ -170,7 +170,7 @@ def test_the_estimate_rises_at_once_and_sinks_slowly() -> None:
 def test_more_than_the_most_is_not_believed() -> None:
     change = NoisyChange(Size(160, 160))
     for level in (0, 255) * 4:
-        change.look(np.full((160, 160, 3), level, np.uint8))
+        change.look((np.full((160, 160, 3), level, np.uint8),))
     assert change.noise == MOST_NOISE
 
 
@@ -206,5 +206,5 @@ def test_pasting_copies_the_cells_of_the_mask() -> None:
     for row, column in zip(*np.nonzero(mask), strict=True):
         at = slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL)
         expected[at] = source[at]
-    paste(source, target, mask)
+    paste((source,), (target,), mask)
     assert np.array_equal(target, expected)

@@ -37,10 +37,10 @@ class Plain:
 
     class Picture:
         def __init__(self, size: Size) -> None:
-            self.array = np.zeros((1, size.height, size.width, 3), np.uint8)
-            self.feature = self.array
+            self.planes = {"input": np.zeros((1, size.height, size.width, 3), np.uint8)}
+            self.features = self.planes
 
-    def picture(self, size: Size) -> Picture:
+    def picture(self, size: Size, planes: Any) -> Picture:
         return self.Picture(size)
 
     def upload(self, picture: Picture) -> None:
@@ -87,7 +87,7 @@ def program() -> Program:
             "slow": HeadPlan("slow", {"output": "b"}, decode, every=3),
         },
         device=Plain(),
-        intake=lambda buffer: RgbIntake(buffer, "stretch", Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+        intake=lambda planes: RgbIntake(planes["input"], "stretch", Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
     )
 
 

@@ -157,7 +157,7 @@ class Held:
 
     def check_reference(self, picture: Picture) -> None:
         """No cell differs from the reference by more than what counts as change, but those that wait for their turn."""
-        now, reference = (_halved(one).astype(np.int16) for one in (picture, self.memory.reference.array[0]))
+        now, reference = (_halved(one).astype(np.int16) for one in (picture, self.memory.reference.planes["input"][0]))
         off, dirty = np.abs(now - reference).max(2), self.memory._dirty
         assert (dirty is None) == (self.modes[-1] != "held")
         if dirty is not None:
@@ -210,7 +210,7 @@ def test_the_contract_holds_at_every_cut_on_every_frame(
 ) -> None:
     held = Held(programs[0], **CONTRACTS[how])
     if how == "whole stages":  # which would have every frame computed densely
-        monkeypatch.setattr(Part, "foresee", lambda part, changed: 0.0)
+        monkeypatch.setattr(Part, "foresee", lambda part, changed, planes: 0.0)
     pending = 0
     for index, picture in enumerate(_clip(seed, 60)):
         held.step(picture)
@@ -260,7 +260,7 @@ def test_noise_is_told_from_change(programs: tuple[Program, Program]) -> None:
     clip[-1][40:56, 60:80] = 255
     held.step(clip[-1])
     assert held.modes[-1] in ("partial", "dense")
-    assert (held.memory.reference.array[0, 42:54, 62:78] == 255).all()
+    assert (held.memory.reference.planes["input"][0, 42:54, 62:78] == 255).all()
 
 
 def _same_as_plain(result: FrameResult, plain: FrameResult, heads: tuple[str, ...]) -> None:
@@ -373,7 +373,7 @@ def test_heads_asked_for_answer_and_the_others_keep_what_they_said(programs: tup
     assert result.freshness["surface"].age_frames == len(clip)
     assert result.freshness["surface"].why == "reused"
     late = held.step(clip[-1])  # nothing changed any more; what was missed is caught up with
-    expected = plain.step(held.memory.reference.array[0].copy(), order="rgb")
+    expected = plain.step(held.memory.reference.planes["input"][0].copy(), order="rgb")
     assert late.freshness["surface"].age_frames == 0
     assert late["surface"].changed(expected["surface"]) < 0.1  # type: ignore[attr-defined]
     held.check_features()
@@ -392,7 +392,7 @@ def test_a_refresh_keeps_slow_changes_from_adding_up(programs: tuple[Program, Pr
     for frame in range(90):
         held.step(_shone(frame))
         held.check_features()
-        assert (held.memory.reference.array[0] >= _shone(max(0, frame - 20))).all()
+        assert (held.memory.reference.planes["input"][0] >= _shone(max(0, frame - 20))).all()
     assert held.modes.count("dense") < 10
 
 
@@ -400,7 +400,7 @@ def test_without_a_refresh_they_add_up_to_what_counts_as_change(programs: tuple[
     held, behind = Held(programs[0]), 0
     for frame in range(90):
         held.step(_shone(frame))
-        behind = max(behind, int(_shone(frame).max()) - int(held.memory.reference.array.min()))
+        behind = max(behind, int(_shone(frame).max()) - int(held.memory.reference.planes["input"].min()))
     assert behind == int(held.memory.threshold)
 
 

@@ -27,7 +27,7 @@ from sharedbb.program import HeadPlan, Program
 from sharedbb.reuse.policy import Bargain
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Schedule
-from sharedbb.types import FrameResult, Geometry
+from sharedbb.types import FrameResult, Geometry, Plane
 
 HEIGHT, WIDTH = 128, 192
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "street.yaml"
@@ -104,7 +104,7 @@ def programs() -> Iterator[dict[int, Program]]:
         patch.setattr("sharedbb.compiler.tiles.SIZES", (32,))
         for fresh in (0, 8):
             way = Candidate("eager", "f32", "cpu")
-            found = lower(graph, picture.normalization, (way,), None, {}, reuse=True, fresh=fresh)
+            found = lower(graph, Plane.rgb(picture.normalization), (way,), None, {}, reuse=True, fresh=fresh)
             made[fresh] = assemble("colours", picture, Schedule(), found, plans)
     yield made
     torch.set_num_threads(threads)

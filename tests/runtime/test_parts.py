@@ -20,10 +20,11 @@ from sharedbb.graph.cut import Cut, Segment, cut
 from sharedbb.program import Stage, Tiles
 from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.runtime.parts import Part
-from sharedbb.types import Normalization, Size
+from sharedbb.types import Normalization, Plane, Size
 
 PICTURE = Size(160, 192)
 NORMALIZATION = Normalization((127.5, 127.5, 127.5), (60.0, 60.0, 60.0))
+PLANES = Plane.rgb(NORMALIZATION)
 BUCKETS = ((32, 4), (64, 1))
 ROUNDING = 1e-5  # of a feature's largest number
 
@@ -68,11 +69,11 @@ def compiled(parts: Cut, backend: Any) -> list[Stage]:
         for size, count in BUCKETS if tiling is not None else ():
             assert tiling is not None
             small = cut_to(segment, tiling, size, count, PICTURE)
-            (runs,) = backend.compile(replace(parts, segments=(small,)), NORMALIZATION)
+            (runs,) = backend.compile(replace(parts, segments=(small,)), PLANES)
             tiles.append(Tiles(size, count, runs, macs=size * count, measured_ms=1.0))
         return Stage(replace(facts, measured_ms=4.0), executable, tiling, tuple(tiles))
 
-    return [stage(*both) for both in zip(parts.segments, backend.compile(parts, NORMALIZATION), strict=True)]
+    return [stage(*both) for both in zip(parts.segments, backend.compile(parts, PLANES), strict=True)]
 
 
 class Setting:
@@ -80,8 +81,9 @@ class Setting:
 
     def __init__(self, backend: Any, stages: list[Stage]) -> None:
         self.backend, self.stages = backend, stages
-        self.buffer = backend.picture(PICTURE)
-        self.buffer.array[...] = np.random.default_rng(0).integers(0, 256, self.buffer.array.shape, np.uint8)
+        self.buffer = backend.picture(PICTURE, PLANES)
+        self.array = self.buffer.planes["input"]
+        self.array[...] = np.random.default_rng(0).integers(0, 256, self.array.shape, np.uint8)
         self.features = self.dense()
         maps = [
             name
@@ -93,7 +95,7 @@ class Setting:
 
     def dense(self) -> dict[str, Any]:
         """All features of the picture, in buffers of their own."""
-        found = {"input": self.buffer.feature}
+        found = dict(self.buffer.features)
         for stage in self.stages:
             results = stage.executable.session()([found[name] for name in stage.facts.inputs])
             found.update(zip(stage.facts.outputs, results, strict=True))
@@ -108,7 +110,7 @@ class Setting:
         mask = np.zeros(grid(PICTURE), np.bool_)
         dice = np.random.default_rng(sum(map(sum, boxes)))
         for top, left, height, width in boxes:
-            self.buffer.array[0, top : top + height, left : left + width] = dice.integers(0, 256, (height, width, 3))
+            self.array[0, top : top + height, left : left + width] = dice.integers(0, 256, (height, width, 3))
             mask[top // CELL : -(-(top + height) // CELL), left // CELL : -(-(left + width) // CELL)] = True
         return mask
 
@@ -251,7 +253,7 @@ def test_only_pending_cells_are_written(setting: Setting) -> None:
     part = _first(setting)
     (name,) = part.facts.outputs
     for way in ("tiles", "whole"):
-        setting.buffer.array[...] = 255 - setting.buffer.array
+        setting.array[...] = 255 - setting.array
         part.pending = np.zeros(grid(PICTURE), np.bool_)
         part.pending[2:4, 3], part.pending[9, 11], part.pending[9, 0] = True, True, True
         expected, before = part.pending.copy(), setting.numbers(setting.features, name)
@@ -320,14 +322,14 @@ def test_work_is_done_in_tiles_where_that_is_cheaper(setting: Setting) -> None:
 def test_what_was_foreseen_is_what_is_done(setting: Setting) -> None:
     part, mask = _first(setting), np.zeros(grid(PICTURE), np.bool_)
     mask[4, 4] = True
-    assert part.foresee(mask) == 0.25  # one call of a millisecond, of four
+    assert part.foresee(mask, ("input",)) == 0.25  # one call of a millisecond, of four
     assert part.pending is None
     part.expect("input", mask, 0.0)
     assert part.work(wait=False).kind == "tiles"
-    assert part.foresee(np.ones(grid(PICTURE), np.bool_)) == 1
+    assert part.foresee(np.ones(grid(PICTURE), np.bool_), ("input",)) == 1
     other = np.roll(mask, 3)
     part.settle()
-    assert part.foresee(other) < 1
+    assert part.foresee(other, ("input",)) < 1
     fresh = _first(setting)
     for one in (part, fresh):
         one.expect("input", mask, 0.0)
@@ -365,5 +367,5 @@ def test_a_stride_that_does_not_divide_a_cell_is_none() -> None:
             return nn.functional.avg_pool2d(x, 3)
 
     segment = cut(capture(Three(), torch.zeros(1, 3, 96, 192), "")).segments[0]
-    stage = Stage(describe(segment, ("",)), EagerBackend("f32").compile(cut(segment.graph), NORMALIZATION)[0])
+    stage = Stage(describe(segment, ("",)), EagerBackend("f32").compile(cut(segment.graph), PLANES)[0])
     assert Part(stage, EagerBackend("f32"), Size(96, 192)).strides == [0]
