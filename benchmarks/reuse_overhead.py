@@ -77,7 +77,8 @@ def per_frame(engine: sb.Engine, frames: Iterator[Frame], warm: int = WARM) -> d
     program = engine.program
     assert program.whole is not None
     session = type(program.whole.executable.session())
-    patches = type(program.device.patches(program.device.picture(program.size, program.planes).features[program.planes[0].name]))
+    (picture,) = program.device.picture(program.size, program.planes).features.values()
+    patches = type(program.device.patches(picture))
     with ExitStack() as stack:
         clocks = [
             stack.enter_context(clocked(kind, method))

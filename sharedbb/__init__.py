@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sharedbb.registry import register_backbone, register_backend, register_head
     from sharedbb.runtime import Engine
     from sharedbb.spec import Pipeline, load, loads
+    from sharedbb.transforms import wavelet
     from sharedbb.types import Frame, FrameResult, Freshness, Geometry, Size
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "sharedbb.spec": ("Pipeline", "load", "loads"),
     "sharedbb.types": ("Frame", "FrameResult", "Freshness", "Geometry", "Size"),
 }
+_MODULES = {"wavelet": "sharedbb.transforms.wavelet"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -70,10 +72,14 @@ __all__ = [
     "register_backbone",
     "register_backend",
     "register_head",
+    "wavelet",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        globals()[name] = module = import_module(_MODULES[name])
+        return module
     if name not in _HOME_OF:
         raise AttributeError(f"module 'sharedbb' has no attribute {name!r}")
     home = import_module(_HOME_OF[name])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sharedbb.reuse.policy import Bargain
 from sharedbb.reuse.regions import Tiling
+from sharedbb.transforms.certificate import Certificate
 from sharedbb.types import Frame, Geometry, Normalization, Output, Plane, Size
 
 UNCHANGED = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -104,7 +105,19 @@ class Device(Protocol):
 
 
 class Intake(Protocol):
-    """Brings frames of one stream into its input buffers, in the form the network reads."""
+    """Brings frames of one stream into its input buffers, in the form the network reads.
+
+    ``reasons`` says what had to be converted on the way that the form does not call for, a line each.
+    """
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What was converted so far."""
+        ...
+
+    def needs(self, source: Size) -> Size:
+        """The height and width that a picture of this size is shown at; no more of its detail is read."""
+        ...
 
     def __call__(self, frame: Frame) -> Geometry:
         """Fill the buffers with a frame; returns how its pixels lie there."""
@@ -199,8 +212,10 @@ class Program:
     that does the work of all their segments, where that was measured to be faster. ``bargain`` says what may be reused
     between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``,
     where asked for, one that gives the maps among the answers from the picture and given deep features. ``planes`` are
-    the arrays that the picture is read as; ``intake`` makes a stream's intake for such buffers, given by name. ``choices`` says what ``auto`` chose and why, one line each.
-    ``operators`` and ``separate`` count the operators of the merged graph and of its heads' networks one by one.
+    the arrays that the picture is read as; ``intake`` makes a stream's intake for such buffers, by name. ``choices``
+    says what ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged graph and of its heads' networks one by one.
+    ``stems`` says what a transform did to each convolution that reads the picture, ``certificates`` how wrong those can
+    be that are not given all of it.
     """
 
     name: str
@@ -220,6 +235,8 @@ class Program:
     choices: tuple[str, ...] = ()
     operators: int = 0
     separate: int = 0
+    stems: tuple[str, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
     _stages: dict[frozenset[str], tuple[Stage, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def segments_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:

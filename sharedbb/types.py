@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -269,12 +269,24 @@ class Freshness:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class StemError:
+    """How wrong a stem's outputs are at most on one frame, and their root mean square error as estimated.
+
+    Both of the output that is worst off, before its activation.
+    """
+
+    bound: float
+    rms: float
+
+
 @dataclass(slots=True)
 class FrameResult(Mapping[str, Output]):
     """Every head's answer to one frame: ``result["objects"]``, with the freshness of each beside it.
 
     ``mode`` says how the frame was computed (``dense``: in full), ``work`` is the share of the multiply-adds of a frame
-    in full that were spent on it; an audit, which computes the frame twice, brings it above 1.
+    in full that were spent on it; an audit, which computes the frame twice, brings it above 1. ``stem_error``: where
+    bands of the picture are left out and it was asked for (``certify``), the certified bound of what that changes.
     """
 
     frame: Frame
@@ -284,6 +296,7 @@ class FrameResult(Mapping[str, Output]):
     stream: str = "main"
     mode: str = "dense"
     work: float = 1.0
+    stem_error: StemError | None = None
 
     @property
     def index(self) -> int:
@@ -320,6 +333,7 @@ class FrameResult(Mapping[str, Output]):
             "work": round(self.work, 4),
             "heads": {name: output.to_dict() for name, output in self.outputs.items()},
             "freshness": {name: freshness.to_dict() for name, freshness in self.freshness.items()},
+            **({"stem_error": asdict(self.stem_error)} if self.stem_error is not None else {}),
         }
 
     def to_json(self) -> str:

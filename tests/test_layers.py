@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "backends": {"errors", "types", "graph"},
     "artifact": {"errors", "types", "graph"},
     "reuse": {"errors", "types"},
-    "program": {"errors", "types", "graph", "reuse"},
+    "program": {"errors", "types", "graph", "reuse", "transforms"},
     "runtime": {"errors", "types", "outputs", "profiling", "program", "reuse"},
     "compiler": {
         *("errors", "types", "registry", "outputs", "profiling", "spec", "nets", "media", "graph", "transforms"),

@@ -29,7 +29,7 @@ def test_public_names_are_pinned() -> None:
         ),
         *("Pipeline", "RawOutput", "SegmentationMap", "Shared", "SharedBBError", "Size", "SpecError", "Tags"),
         *("VideoSink", "compile", "draw", "load", "loads", "merge", "open_source"),
-        *("register_backbone", "register_backend", "register_head"),
+        *("register_backbone", "register_backend", "register_head", "wavelet"),
     ]
     assert sb.__all__ == sorted(sb.__all__)
     for name in sb.__all__:

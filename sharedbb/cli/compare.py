@@ -72,7 +72,9 @@ def compare(
     ]
     motion = any(spec.reuse.by_motion for _, spec in settings)
     with media.open_source(source, motion=motion) as opened:
-        ours, other = (Side(compiled(spec, screen.progress, no_cache=no_cache), given) for given, spec in settings)
+        ours, other = (
+            Side(compiled(spec, screen.progress, source=opened, no_cache=no_cache), given) for given, spec in settings
+        )
         comparison = Comparison(ours, other, WorstFrames() if report else None)
         counts = [count for count in (max_frames, opened.frames) if count is not None]
         play(comparison, islice(opened, max_frames), min(counts, default=None), opened.name, files, screen)

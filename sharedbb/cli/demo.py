@@ -46,4 +46,4 @@ def demo(
     pipeline = read_pipeline(str(shipped("street")))
     source = video or street_clip(out, frames or GENERATED_FRAMES, Size(*GENERATED_SIZE), screen)
     with media.open_source(source) as opened:
-        record(compiled(pipeline, screen.progress), opened, files, screen, frames)
+        record(compiled(pipeline, screen.progress, source=opened), opened, files, screen, frames)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedbb.cli.forms import array, count, form, mapping, text
 from sharedbb.program import Program, StageFacts
+from sharedbb.types import Plane
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,7 +35,8 @@ def describe(program: Program) -> dict[str, Any]:
     return {
         "schema": DESCRIPTION_VERSION,
         "pipeline": program.name,
-        "input": {"height": program.size.height, "width": program.size.width},
+        "input": {"height": program.size.height, "width": program.size.width, "form": _form(program.planes)},
+        "stem": list(program.stems),
         "device": device.device,
         "backend": device.name,
         "precision": device.precision,
@@ -45,6 +47,11 @@ def describe(program: Program) -> dict[str, Any]:
         "together": _together(facts),
         "fused": [_fused(program, due, stage.facts) for due, stage in program.fused.items()],
     }
+
+
+def _form(planes: Sequence[Plane]) -> str:
+    """The arrays that the picture is read as."""
+    return "RGB" if len(planes) == 1 else "YUV 4:2:0"
 
 
 def _fused(program: Program, due: frozenset[str], fact: StageFacts) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def tree(description: Mapping[str, Any]) -> Tree:
         Text.assemble(*title, (f"{apart} · {_costs(description['together'])}", "dim")),
         guide_style="dim",
     )
-    size = f"  {description['input']['height']}×{description['input']['width']} RGB"
+    size = f"  {description['input']['height']}×{description['input']['width']} {description['input']['form']}"
     branches = {PICTURE: root.add(Text.assemble((PICTURE, "bold"), size))}
     for segment in description["segments"]:
         parent = max(_read(segment), key=list(branches).index)
@@ -131,7 +138,11 @@ def _in_tree(segment: Mapping[str, Any], heads: Sequence[str]) -> Text:
 
 def _reach(segment: Mapping[str, Any]) -> str:
     """Local, with the window read of every input; or global, with the first reason."""
-    reads = [(read["segment"], read["reach"]) for read in segment["inputs"] if read["reach"] is not None]
+    reads = [
+        (read["feature"] if read["segment"] == PICTURE else read["segment"], read["reach"])
+        for read in segment["inputs"]
+        if read["reach"] is not None
+    ]
     if not segment["local"]:
         return next((reach for _, reach in reads if reach.startswith("global")), "global")
     if len(reads) == 1:
@@ -172,7 +183,7 @@ def amount(count: int) -> str:
 def dot(description: Mapping[str, Any]) -> str:
     """The segments as a directed graph in Graphviz's DOT: boxes with their cost (dashed: global), heads as ellipses."""
     size = description["input"]
-    nodes = [_node(PICTURE, f"input\n{size['height']}×{size['width']} RGB", "note")]
+    nodes = [_node(PICTURE, f"input\n{size['height']}×{size['width']} {size['form']}", "note")]
     edges = []
     for segment in description["segments"]:
         label = f"{segment['name']}\n{amount(segment['macs'])} MACs, {_milliseconds(segment)}"
@@ -257,7 +268,13 @@ DESCRIPTION_SCHEMA: dict[str, Any] = {
         "a compiled pipeline",
         schema={"const": DESCRIPTION_VERSION, "description": "version of this form"},
         pipeline=text("the pipeline's name"),
-        input=form("the network's input in pixels", height=count("rows"), width=count("columns")),
+        input=form(
+            "the network's input in pixels",
+            height=count("rows"),
+            width=count("columns"),
+            form=text("RGB, or YUV 4:2:0: the arrays that the picture is read as"),
+        ),
+        stem=array(text("one convolution"), "what a transform did to each convolution that reads the picture"),
         device=text("cpu or cuda"),
         backend=text("what runs the segments"),
         precision=text("f32, bf16 or f16"),

@@ -85,6 +85,7 @@ def _show(description: Mapping[str, Any], console: Console) -> None:
     for row in head_rows(description):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+    _list("The stem, as it reads the picture:", description["stem"], console)
     _list("Heads that are due together, and run as one:", fused_lines(description), console)
     _list("What was tried here:", description["choices"], console)
 

@@ -12,6 +12,7 @@ from sharedbb.cli.shipped import find
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sharedbb.media import Source
     from sharedbb.runtime import Engine
     from sharedbb.spec import Pipeline
 
@@ -53,9 +54,9 @@ def read_pipeline(
     return load(find(name), [*(overrides or ()), *shorthands])
 
 
-def compiled(pipeline: Pipeline, console: Console, *, no_cache: bool = False) -> Engine:
-    """The engine for a pipeline; a terminal shows meanwhile that this may take a while."""
+def compiled(pipeline: Pipeline, console: Console, *, source: Source | None = None, no_cache: bool = False) -> Engine:
+    """The engine for a pipeline on a source; a terminal shows meanwhile that this may take a while."""
     from sharedbb.compiler import compile_pipeline
 
     with console.status(f"compiling {pipeline.name}", spinner_style="dim"):
-        return compile_pipeline(pipeline, use_cache=False if no_cache else None)
+        return compile_pipeline(pipeline, source=source, use_cache=False if no_cache else None)

@@ -67,7 +67,7 @@ def profile(
     with ExitStack() as stack:
         named = media.open_source(source, motion=spec.reuse.by_motion) if source else None
         opened = stack.enter_context(named or _street(stack, frames, screen))
-        engine = compiled(spec, screen.progress, no_cache=no_cache)
+        engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         warm_up(engine, WARM_UP)
         record(engine, opened, files, screen, frames)
 

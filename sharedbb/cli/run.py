@@ -66,5 +66,5 @@ def run(
     screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
     with media.open_source(source, motion=spec.reuse.by_motion) as opened:
-        engine = compiled(spec, screen.progress, no_cache=no_cache)
+        engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         record(engine, opened, files, screen, max_frames)

@@ -13,6 +13,7 @@ from sharedbb import media
 from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.compiled import Compiled
+from sharedbb.compiler.form import Given
 from sharedbb.errors import Problem, SpecError
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
@@ -20,8 +21,6 @@ from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
 from sharedbb.reuse.policy import Bargain
 from sharedbb.runtime import Engine
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
-from sharedbb.transforms import RgbIntake
-from sharedbb.types import Fit, Normalization, Plane
 
 if TYPE_CHECKING:
     from sharedbb.graph.ir import Graph
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
 ARTIFACT = ".sbb"
 
 
-def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profile: bool = True) -> Engine:
+def compile_pipeline(
+    pipeline: Pipeline, *, source: Any = None, use_cache: bool | None = None, profile: bool = True
+) -> Engine:
     """Compile a pipeline for this machine and return the engine that runs it.
 
     What ``auto`` leaves open (device, backend, precision) is measured and chosen now. The result is stored on disk
@@ -37,22 +38,26 @@ def compile_pipeline(pipeline: Pipeline, *, use_cache: bool | None = None, profi
     next start takes a fraction of a second; ``use_cache=False`` neither reads nor writes it (default: the pipeline's
     ``runtime.cache``). ``profile=False`` leaves out time-keeping.
 
+    ``source``: what the engine will run on, as ``open_source`` takes it. The first frame of a file tells the transforms
+    ``auto`` and ``yuv420`` in which form and colours frames come; without one, ``auto`` takes them for RGB pictures.
+
     Raises SharedBBError: weights that are missing or do not fit, taps that do not exist, nothing that can run it.
     """
     if not isinstance(pipeline, Pipeline):
         raise SpecError([Problem("", f"compile takes what sharedbb.load(path) gives, got a {type(pipeline).__name__}")])
-    ways = candidates(pipeline.runtime)
+    ways, given = candidates(pipeline.runtime), Given.of(source, pipeline.transform)
     # Whether code that is not ours would build the same network again, only the network itself can tell.
     graph = None if _is_built_in(pipeline) else _graph(pipeline)
-    name = cache.key(_deciding_facts(pipeline, ways, graph))
+    name = cache.key(_deciding_facts(pipeline, ways, graph, given))
     cached = pipeline.runtime.cache if use_cache is None else use_cache
     found = compiled.load(name, pipeline.runtime.threads) if cached else None
     if found is None:
-        found = _build(pipeline, ways, graph or _graph(pipeline))
+        found = _build(pipeline, ways, graph or _graph(pipeline), given)
         if cached:
             compiled.store(name, found)
     heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
-    program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads)
+    certify = getattr(pipeline.transform, "certify", False)
+    program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads, certify=certify)
     return engine_of(replace(program, bargain=_bargain(pipeline.reuse)), profile)
 
 
@@ -65,7 +70,15 @@ def _head_plan(name: str, spec: Head) -> HeadPlan:
     return HeadPlan(name, {}, decoder, spec.every, spec.max_age_ms, spec.priority)
 
 
-def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, heads: Mapping[str, HeadPlan]) -> Program:
+def assemble(
+    name: str,
+    picture: Input,
+    schedule: Schedule,
+    found: Compiled,
+    heads: Mapping[str, HeadPlan],
+    *,
+    certify: bool = False,
+) -> Program:
     """The frozen program of what was compiled; the plans' ``answers`` are filled in here."""
     parts: dict[str, dict[str, str]] = {head: {} for head in heads}
     for answer, feature in found.answers.items():
@@ -80,8 +93,10 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
         fresh=found.fresh,
         heads={head: replace(plan, answers=parts[head]) for head, plan in heads.items()},
         device=found.backend,
-        planes=Plane.rgb(picture.normalization),
-        intake=partial(_rgb_intake, fit=picture.fit, normalization=picture.normalization),
+        planes=found.form.planes,
+        intake=found.form.intake(picture),
+        stems=found.form.stems,
+        certificates=found.form.certificates if certify else (),
         queue=schedule.queue,
         when_late=schedule.when_late,
         deadline_ms=schedule.deadline_ms,
@@ -89,10 +104,6 @@ def assemble(name: str, picture: Input, schedule: Schedule, found: Compiled, hea
         operators=found.operators,
         separate=found.separate,
     )
-
-
-def _rgb_intake(planes: Mapping[str, Any], fit: Fit, normalization: Normalization) -> RgbIntake:
-    return RgbIntake(planes["input"], fit, normalization)
 
 
 def engine_of(program: Program, profile: bool) -> Engine:
@@ -113,7 +124,7 @@ def _is_built_in(pipeline: Pipeline) -> bool:
     return all(isinstance(build, Lazy) and build.target.startswith("sharedbb.") for build in builders)
 
 
-def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph | None) -> dict[str, Any]:
+def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph | None, given: Given) -> dict[str, Any]:
     """Everything outside the package's own source that decides the compiled result."""
     described = pipeline.model_dump(mode="json")
     weights = pipeline.backbone.weights
@@ -121,6 +132,7 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
         "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads")},
         "graph": graph and graph.digest,
         "reuse": [pipeline.reuse.mode != "off", pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh],
+        "source": given.decides,
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
         "ways": [str(way) for way in ways],
         "versions": {way.backend: resolve(BACKENDS[way.backend]).version() for way in ways},
@@ -144,21 +156,24 @@ def _graph(pipeline: Pipeline) -> Graph:
     return capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
 
 
-def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph) -> Compiled:
-    """Cut the network and compile its segments."""
+def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: Given) -> Compiled:
+    """Bring the network into the form in which it reads the picture, cut it and compile its segments."""
+    from sharedbb.compiler.formed import formed
     from sharedbb.compiler.lower import lower
 
     every = {head: spec.every for head, spec in pipeline.heads.items()}
-    reuse = pipeline.reuse
-    return lower(
+    reuse, threads = pipeline.reuse, pipeline.runtime.threads
+    graph, form, said = formed(graph, pipeline.transform, pipeline.input, ways, threads, given)
+    found = lower(
         graph,
-        Plane.rgb(pipeline.input.normalization),
+        form.planes,
         ways,
-        pipeline.runtime.threads,
+        threads,
         every,
         reuse=reuse.mode != "off",
         fresh=reuse.fresh if reuse.mode == "keyframe" else 0,
     )
+    return replace(found, form=form, choices=(*said, *found.choices))
 
 
 def build_network(pipeline: Pipeline) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sharedbb.compiler import cache
 from sharedbb.compiler.choose import Candidate
+from sharedbb.compiler.form import Form
 from sharedbb.errors import BackendError
 from sharedbb.program import Stage, StageFacts, Tiles
 from sharedbb.reuse.regions import Tiling
@@ -19,7 +20,8 @@ class Compiled:
     one, ``fresh``: what is computed of a moved frame.
 
     ``answers`` maps output names (``head.part``) to features, ``choices`` tells what ``auto`` measured, ``operators``
-    and ``separate`` count the operators of the merged graph and of the heads' networks one by one.
+    and ``separate`` count the operators of the merged graph and of the heads' networks one by one. ``form``: in which
+    form the picture is read.
     """
 
     backend: Any
@@ -29,6 +31,7 @@ class Compiled:
     choices: tuple[str, ...]
     operators: int
     separate: int
+    form: Form
     whole: Stage | None = None
     fresh: Stage | None = None
 
@@ -55,6 +58,7 @@ def store(name: str, compiled: Compiled) -> None:
         "choices": list(compiled.choices),
         "operators": compiled.operators,
         "separate": compiled.separate,
+        "form": compiled.form.to_dict(),
     }
     cache.write(name, described, blobs)
 
@@ -79,6 +83,7 @@ def load(name: str, threads: int | None) -> Compiled | None:
         ]
         last = {name: everything.pop() for name in reversed(described["last"])}
         sets = [frozenset(heads) for heads in described["fused"]]
+        form = Form.from_dict(described["form"])
     except (BackendError, KeyError, TypeError, ValueError, RuntimeError, StopIteration):
         return None
     segments = len(everything) - len(sets)
@@ -90,5 +95,6 @@ def load(name: str, threads: int | None) -> Compiled | None:
         choices=tuple(described["choices"]),
         operators=described["operators"],
         separate=described["separate"],
+        form=form,
         **last,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.compiled import Compiled
+from sharedbb.compiler.form import Form
 from sharedbb.compiler.measure import Call, features_of, in_turn, interleaved, segment_calls
 from sharedbb.compiler.tiles import divided
 from sharedbb.errors import BackendError
@@ -75,6 +76,7 @@ def lower(
         choices=(*said, *failures, *fused_said),
         operators=graph.operators,
         separate=separate if separate is not None else _separate(graph),
+        form=Form(tuple(planes)),
     )
 
 

@@ -25,6 +25,9 @@ Heads = frozenset[str]
 FINEST_CUT = 4
 
 # What a frame's other stages are called: a head of such a name must not be mistaken for one of them in a profile.
+# The origin of nodes that only bring the picture into another form: a cut after them would part nothing.
+REARRANGED = "transform"
+
 NAMES_TAKEN = frozenset({"frame", "transform", "plan", "decode", "draw", "write", "jsonl", "trunk", "network"})
 
 
@@ -216,7 +219,7 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
             continue
         if stride == final and not coarser_follows[position]:
             continue
-        if stride < FINEST_CUT or stride <= coarsest:
+        if stride < FINEST_CUT or stride <= coarsest or node.origin == REARRANGED:
             continue
         tapped = any(user not in members for user in graph.users[node.name])
         rank = (tapped, -_elements(node), position)

@@ -22,9 +22,7 @@ def to_module(graph: Graph) -> nn.Module:
     """
     root = nn.Module()
     written = torch.fx.Graph()
-    built: dict[str, torch.fx.Node] = {
-        name: written.placeholder(name.replace(".", "_")) for name in graph.inputs
-    }
+    built: dict[str, torch.fx.Node] = {name: written.placeholder(name.replace(".", "_")) for name in graph.inputs}
     names: dict[str, torch.fx.Node] = {}
 
     def weight(digest: str) -> torch.fx.Node:

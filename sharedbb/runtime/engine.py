@@ -17,7 +17,7 @@ from sharedbb.runtime.memory import Memory
 from sharedbb.runtime.schedule import plan
 from sharedbb.runtime.state import StreamState
 from sharedbb.runtime.streams import Prefetch
-from sharedbb.types import ColorOrder, Frame, FrameResult
+from sharedbb.types import ColorOrder, Frame, FrameResult, StemError
 
 OpenSource = Callable[[Any], Any]
 
@@ -88,8 +88,10 @@ class Engine:
         frame = self._frame(picture, state, timestamp, order)
         profiler = self.profiler
         with profiler.frame(state.name, frame.index):
-            with profiler.span("transform"):
+            with profiler.span("transform") as span:
                 state.take_in(frame)
+                if state.intake.reasons:
+                    span.why = "; ".join(state.intake.reasons)
                 self.program.device.upload(state.picture)
             with profiler.span("plan"):
                 due = plan(self.program, state.moment(frame.timestamp), self._known(heads))
@@ -112,6 +114,8 @@ class Engine:
         """
         opened = self._open_source(source)
         self.state(name).reset()
+        if hasattr(opened, "at_least"):
+            opened.at_least = self.state(name).intake.needs
         live = bool(getattr(opened, "live", False))
         with _closing(opened), Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
             dropped = 0
@@ -261,4 +265,13 @@ class Engine:
         for name, fresh in freshness.items():
             self.profiler.head(name, EVENTS[fresh.why])
         work = 1.0 if state.memory is None else state.memory.work()
-        return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work)
+        error = self._stem_error(state) if self.program.certificates else None
+        return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work, error)
+
+    def _stem_error(self, state: StreamState) -> StemError:
+        """What leaving bands out of the picture at hand changes at most."""
+        with self.profiler.span("certify"):
+            (picture,) = state.picture.planes.values()
+            measured = [(one, one.measure(picture[0])) for one in self.program.certificates]
+            bound = max(float(one.bound(levels).max()) for one, levels in measured)
+            return StemError(bound, max(float(one.rms(levels).max()) for one, levels in measured))

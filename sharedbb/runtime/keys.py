@@ -78,7 +78,7 @@ class KeyFrame:
         return float((self._flow.residual() > MISSED + noise).mean())
 
     def compute_fresh(self, picture: Mapping[str, Any]) -> int:
-        """Run shallow features and maps on a picture's planes, over deep features moved along; returns its multiply-adds."""
+        """Run shallow features and maps on a picture, over deep ones moved along; returns its multiply-adds."""
         stage = self._program.fresh
         if stage is None:
             return 0

@@ -222,6 +222,10 @@ class Backbone(Spec):
     """Where the weights come from: a file ending in .sbb, .safetensors or .pth, relative to the pipeline file;
     torchvision's by name, such as DEFAULT or IMAGENET1K_V1; or null for random ones from a fixed seed."""
 
+    decomposition: Literal["none", "two_branch"] = "none"
+    """`none`: the network reads the whole picture. `two_branch`: it reads the picture at half size, and a light branch
+    adds the fine detail; strides and channels stay, so that heads fit."""
+
 
 class Fpn(Spec):
     """A feature pyramid between backbone and heads: every level with the same number of channels."""

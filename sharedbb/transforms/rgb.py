@@ -51,6 +51,16 @@ class RgbIntake:
         self._planes: VideoReformatter | None = None
         self._reformatter: VideoReformatter | None = None
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Nothing: every frame is converted to RGB."""
+        return ()
+
+    def needs(self, source: Size) -> Size:
+        """The height and width that a picture of this size is shown at; no more of its detail is read."""
+        _, _, width, height = Geometry.fit(source, self._size, self._fit).placed
+        return Size(height, width)
+
     def __call__(self, frame: Frame) -> Geometry:
         """Write the frame into the buffer; returns how its pixels lie there. Raises FrameError if it cannot be read."""
         geometry = self._placed(frame.size)

@@ -60,6 +60,11 @@ class Yuv420Intake:
         """What had to be converted so far, a line for each kind of frame; empty while planes came as they are read."""
         return tuple(self._reasons)
 
+    def needs(self, source: Size) -> Size:
+        """The height and width that a picture of this size is shown at; no more of its detail is read."""
+        _, _, width, height = Geometry.fit(source, self._size, self._fit).placed
+        return Size(height, width)
+
     def __call__(self, frame: Frame) -> Geometry:
         """Write the frame into the planes; returns how its pixels lie there. Raises FrameError if it cannot be read."""
         geometry = self._placed(frame.size)

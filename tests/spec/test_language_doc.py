@@ -14,6 +14,7 @@ from sharedbb.errors import SpecError
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS
 from sharedbb.spec import Head, Pipeline, loads
 from sharedbb.spec.heads import head_spec
+from sharedbb.spec.transforms import TRANSFORMS
 
 DOC = (Path(__file__).parents[2] / "docs" / "pipeline-language.md").read_text(encoding="utf-8")
 
@@ -64,7 +65,7 @@ def _literals(annotation: Any) -> set[str]:
 
 
 def test_all_models_are_found() -> None:
-    assert len(MODELS) == 10 + len(HEADS)
+    assert len(MODELS) == 9 + len(TRANSFORMS) + len(HEADS)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

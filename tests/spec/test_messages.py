@@ -85,7 +85,7 @@ TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding
         (
             "{arch: resnet18}",
             "resnet18",
-            "3:11: backbone: must be a mapping with the fields arch, weights, got 'resnet18'",
+            "3:11: backbone: must be a mapping with the fields arch, weights, decomposition, got 'resnet18'",
         ),
         ("{arch: resnet18}", "{}", "3:1: backbone.arch: is missing (the backbone's registered name)"),
         (

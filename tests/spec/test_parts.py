@@ -26,7 +26,7 @@ from sharedbb.types import Normalization, Size
 def test_the_defaults_are_pinned() -> None:
     assert Input().model_dump() == {"size": (384, 640), "fit": "letterbox", "normalize": "imagenet"}
     assert RgbTransform().model_dump() == {"type": "rgb"}
-    assert Backbone(arch="resnet18").model_dump() == {"arch": "resnet18", "weights": None}
+    assert Backbone(arch="resnet18").model_dump() == {"arch": "resnet18", "weights": None, "decomposition": "none"}
     assert Fpn().model_dump() == {"type": "fpn", "channels": 64, "strides": (4, 8, 16, 32)}
     assert Reuse().model_dump() == {
         "mode": "off",
@@ -120,6 +120,8 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (Backbone, {"arch": "resnet18", "weights": ""}),
     (Backbone, {"arch": "resnet18", "weights": "a\0.sbb"}),
     (Backbone, {"arch": "resnet18", "weights": True}),
+    (Backbone, {"arch": "resnet18", "decomposition": "two"}),
+    (Backbone, {"arch": "resnet18", "decomposition": None}),
     (Fpn, {"type": "bifpn"}),
     (Fpn, {"channels": 0}),
     (Fpn, {"channels": 4097}),

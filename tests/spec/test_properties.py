@@ -76,7 +76,9 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
     optional: dict[str, st.SearchStrategy[Any]] = {
         "version": st.just(1),
         "neck": st.just(neck),
-        "transform": st.just({"type": "rgb"}),
+        "transform": st.sampled_from(
+            [{}, {"type": "rgb"}, {"type": "auto"}, {"type": "haar", "levels": 2}, {"type": "yuv420", "range": "full"}]
+        ),
         "reuse": st.just({"mode": "off"}),
         "schedule": st.fixed_dictionaries({"queue": whole, "when_late": st.sampled_from(["wait", "drop_oldest"])}),
         "runtime": st.fixed_dictionaries({}, optional=runtime),

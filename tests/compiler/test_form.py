@@ -1,0 +1,227 @@
+"""Forms of the picture from the pipeline to the answers: planes, folded stems, what auto chooses, certified errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import sharedbb as sb
+from sharedbb.compiler import compiled, formed
+from sharedbb.compiler.form import Form, Given
+from sharedbb.spec.transforms import AutoTransform
+from sharedbb.transforms.colour import Colour
+from sharedbb.types import FrameResult
+
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "street.yaml"
+SIZE = (96, 160)
+SOURCE = (144, 240)
+EXACT = ["{type: space_to_depth}", "{type: haar}", "{type: haar, layout: packet}", "{type: wavelet, wavelet: db2}"]
+
+Picture = np.ndarray
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _pictures(count: int) -> list[Picture]:
+    """A street that a camera pans over, uint8 [144, 240, 3] RGB, of muted colours."""
+    frames = sb.open_source("synthetic:street?motion=drive&frames=1&size=320x192")
+    wide = cv2.resize(next(iter(frames)).rgb(), (SOURCE[1] + 4 * count, SOURCE[0]), interpolation=cv2.INTER_AREA)
+    return [np.ascontiguousarray(wide[:, 4 * at : 4 * at + SOURCE[1]]) for at in range(count)]
+
+
+def _clip(path: Path, count: int = 4, pix_fmt: str = "yuv420p", **tags: int) -> Path:
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("libx264", rate=25, options={"threads": "1", "crf": "14"})
+        stream.height, stream.width, stream.pix_fmt = *SOURCE, pix_fmt
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for index, picture in enumerate(_pictures(count)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format=pix_fmt, dst_colorspace=tags.get("colorspace"))
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def _pipeline(transform: str, *more: str) -> sb.Pipeline:
+    changes = [f"input.size={list(SIZE)}", f"transform={transform}", "runtime.backend=eager", "runtime.device=cpu"]
+    return sb.load(str(PIPELINE), [*changes, *more])
+
+
+def _engine(transform: str, *more: str, source: Any = None, use_cache: bool = False) -> sb.Engine:
+    return sb.compile(_pipeline(transform, *more), source=source, use_cache=use_cache)
+
+
+def _changed(results: list[FrameResult], others: list[FrameResult]) -> Mapping[str, float]:
+    return {
+        head: float(np.mean([one[head].changed(other[head]) for one, other in zip(results, others, strict=True)]))
+        for head in results[0]
+    }
+
+
+@pytest.mark.parametrize("transform", EXACT)
+def test_exact_forms_give_the_same_answers(transform: str) -> None:
+    plain, engine = _engine("{type: rgb}"), _engine(transform)
+    assert engine.program.stems
+    for picture in _pictures(2):
+        expected, found = plain.step(picture, order="rgb"), engine.step(picture, order="rgb")
+        assert np.allclose(found["surface"].logits, expected["surface"].logits, rtol=1e-4, atol=1e-4)
+        assert np.allclose(found["objects"].boxes, expected["objects"].boxes, atol=0.02)
+
+
+@pytest.mark.parametrize("tags", [{}, {"colorspace": 1}])
+def test_planes_give_the_answers_of_their_colours(tmp_path: Path, tags: dict[str, int]) -> None:
+    clip = _clip(tmp_path / "clip.mp4", **tags)
+    plain, engine = _engine("{type: rgb}"), _engine("{type: yuv420}", source=clip)
+    intake = engine.state().intake
+    assert [plane.name for plane in engine.program.planes] == ["input.y", "input.u", "input.v"]
+    changed = _changed(list(engine.stream(clip)), list(plain.stream(clip)))
+    assert max(changed["surface"], changed["edges"], changed["scene"]) < 0.01, changed
+    assert changed["objects"] < 0.05
+    assert intake.reasons == engine.state().intake.reasons == ()
+
+
+def test_planes_of_another_colour_are_converted_and_said_to_be(tmp_path: Path) -> None:
+    clip = _clip(tmp_path / "clip.mp4", colorspace=1)
+    plain, engine = _engine("{type: rgb}"), _engine("{type: yuv420, matrix: bt601, range: limited}", source=clip)
+    changed = _changed(list(engine.stream(clip)), list(plain.stream(clip)))
+    assert changed["surface"] < 0.02
+    assert "bt709 limited converted to bt601 limited" in engine.profile.whys["transform"]
+
+
+def test_other_sampling_is_converted_and_said_to_be(tmp_path: Path) -> None:
+    clip = _clip(tmp_path / "clip.mkv", pix_fmt="yuv444p")
+    engine = _engine("{type: yuv420}", source=clip)
+    assert len(list(engine.stream(clip))) == 4
+    assert "yuv444p converted to yuv420p" in engine.profile.whys["transform"]
+
+
+@pytest.mark.parametrize("mode", ["exact", "bounded", "keyframe", "auto"])
+def test_reuse_works_on_planes(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames stand still, then change in one corner; every mode answers within its terms, exact the same."""
+    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.compiler.measure.ROUNDS", 1)
+    engine = _engine("{type: yuv420}", f"reuse.mode={mode}", "reuse.audit=0", "reuse.refresh=0")
+    dense = _engine("{type: yuv420}")
+    first = _pictures(1)[0]
+    second = first.copy()
+    second[:24, :24] = 255 - second[:24, :24]
+    modes = []
+    for picture in (first, first, second, second):
+        found, expected = engine.step(picture, order="rgb"), dense.step(picture, order="rgb")
+        modes.append(found.mode)
+        if mode == "exact" or found.mode in ("dense", "key"):
+            assert np.allclose(found["surface"].logits, expected["surface"].logits, rtol=1e-4, atol=1e-4)
+    assert modes[1] == "still"
+    assert modes[2] != "still"
+
+
+def test_the_form_is_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAREDBB_CACHE", str(tmp_path))
+    forms = []
+    lowered = compiled.store
+    monkeypatch.setattr(compiled, "store", lambda name, made: (forms.append(made.form), lowered(name, made)))
+    first = _engine("{type: yuv420}", "runtime.backend=openvino", use_cache=True)
+    monkeypatch.setattr("sharedbb.compiler.assemble._build", lambda *_: pytest.fail("not from the cache"))
+    second = _engine("{type: yuv420}", "runtime.backend=openvino", use_cache=True)
+    assert second.program.planes == first.program.planes == forms[0].planes
+    assert second.program.stems == first.program.stems
+    picture = _pictures(1)[0]
+    one, other = (engine.step(picture, order="rgb")["surface"] for engine in (first, second))
+    assert np.array_equal(one.logits, other.logits)
+
+
+def test_a_form_survives_being_written_down() -> None:
+    made = formed.formed(
+        _graph(), _pipeline("{type: haar, bands: low}").transform, _pipeline("{type: rgb}").input, (), None, Given()
+    )[1]
+    back = Form.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert (back.planes, back.colour, back.stems) == (made.planes, made.colour, made.stems)
+    assert np.allclose(back.certificates[0].bound(), made.certificates[0].bound())
+    planes = Form(made.planes, Colour("bt709", "full"))
+    assert Form.from_dict(planes.to_dict()) == planes
+
+
+def _graph() -> Any:
+    from sharedbb.compiler.assemble import _graph as graph_of
+
+    return graph_of(_pipeline("{type: rgb}"))
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "chosen"),
+    [
+        ({"rgb": 10.0, "space_to_depth 2": 9.0, "yuv420": 9.5}, "space_to_depth"),
+        ({"rgb": 10.0, "space_to_depth 2": 9.9, "yuv420": 9.5}, "yuv420"),
+        ({"rgb": 10.0, "space_to_depth 2": 9.9, "yuv420": 9.8}, "rgb"),
+    ],
+)
+def test_auto_takes_what_is_clearly_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[str, float], chosen: str
+) -> None:
+    clip = _clip(tmp_path / "clip.mp4", count=1)
+    asked: list[set[str]] = []
+
+    def measured(cases: Mapping[str, Any], device: str) -> dict[str, float]:
+        for call in cases.values():
+            call()
+        asked.append(set(cases))
+        return {name: milliseconds[name] for name in cases}
+
+    monkeypatch.setattr(formed, "interleaved", measured)
+    engine = _engine("{type: auto}", source=clip)
+    assert asked == [{"rgb", "space_to_depth 2", "yuv420"}]
+    names = {"rgb": 1, "space_to_depth": 1, "yuv420": 3}
+    assert len(engine.program.planes) == names[chosen]
+    assert bool(engine.program.stems) == (chosen != "rgb")
+    assert sum("(chosen)" in choice and "by form" in choice for choice in engine.program.choices) == 1
+
+
+def test_auto_offers_planes_only_where_the_source_has_them(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), _pictures(1)[0])
+    full = _clip(tmp_path / "full.mkv", pix_fmt="yuv444p", count=1)
+    half = _clip(tmp_path / "half.mp4", count=1)
+    auto = AutoTransform()
+    assert [Given.of(source, auto).planes for source in (None, picture, full, half)] == [False, False, False, True]
+    assert Given.of(half, _pipeline("{type: rgb}").transform).frame is None
+
+
+def test_a_certificate_is_never_below_what_the_stem_is_off_by() -> None:
+    engine = _engine("{type: haar, bands: low, certify: true}")
+    plain = _engine("{type: rgb}")
+    for picture in _pictures(3):
+        result = engine.step(picture, order="rgb")
+        plain.step(picture, order="rgb")
+        assert result.stem_error is not None
+        assert 0 < result.stem_error.rms < result.stem_error.bound
+        assert result.to_dict()["stem_error"]["bound"] == result.stem_error.bound
+    assert plain.step(picture, order="rgb").stem_error is None
+    assert "certify" in engine.profile.stages
+
+
+def test_large_jpegs_are_decoded_at_the_size_that_is_needed(tmp_path: Path) -> None:
+    large = cv2.resize(_pictures(1)[0], (4 * SIZE[1], 4 * SIZE[0]), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "a.jpg"), large[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    engine, whole = _engine("{type: rgb}"), _engine("{type: rgb}")
+    (result,) = engine.stream(tmp_path)
+    expected = whole.step(cv2.imread(str(tmp_path / "a.jpg")))
+    assert result.frame.encoded is not None
+    assert result.frame.rgb().shape == large.shape
+    assert result["surface"].changed(expected["surface"]) < 0.02
