@@ -213,9 +213,9 @@ class Program:
     between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``,
     where asked for, one that gives the maps among the answers from the picture and given deep features. ``planes`` are
     the arrays that the picture is read as; ``intake`` makes a stream's intake for such buffers, by name. ``choices``
-    says what ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged graph and of its heads' networks one by one.
-    ``stems`` says what a transform did to each convolution that reads the picture, ``certificates`` how wrong those can
-    be that are not given all of it.
+    says what ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged
+    graph and of its heads' networks one by one. ``stems`` says what a transform did to each convolution that reads the
+    picture, ``certificates`` how wrong those can be that are not given all of it.
     """
 
     name: str

@@ -58,10 +58,11 @@ def compile_pipeline(
     heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
     certify = getattr(pipeline.transform, "certify", False)
     program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads, certify=certify)
-    return engine_of(replace(program, bargain=_bargain(pipeline.reuse)), profile)
+    return engine_of(replace(program, bargain=bargain_of(pipeline.reuse)), profile)
 
 
-def _bargain(reuse: Reuse) -> Bargain | None:
+def bargain_of(reuse: Reuse) -> Bargain | None:
+    """What may be reused between frames; None for nothing."""
     return None if reuse.mode == "off" else Bargain(**reuse.model_dump())
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sharedbb.compiler import cache, compiled
-from sharedbb.compiler.assemble import assemble, engine_of
+from sharedbb.compiler.assemble import assemble, bargain_of, engine_of
 from sharedbb.compiler.choose import candidates, machine
+from sharedbb.compiler.form import Given
+from sharedbb.compiler.formed import formed
 from sharedbb.compiler.lower import lower
 from sharedbb.errors import GraphError, Problem, SpecError
 from sharedbb.graph.capture import capture
@@ -21,11 +24,13 @@ from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
 from sharedbb.outputs import raw_decoder
 from sharedbb.program import Decoder, HeadPlan
+from sharedbb.reuse.regions import CELL
 from sharedbb.runtime import Engine
-from sharedbb.spec import Input, Runtime, Schedule
-from sharedbb.types import Fit, Plane
+from sharedbb.spec import Input, Reuse, Runtime, Schedule
+from sharedbb.spec.transforms import AnyTransform, LowResolutionTransform, Transform
+from sharedbb.types import Fit, Size
 
-Settings = TypeVar("Settings", Input, Runtime, Schedule)
+Settings = TypeVar("Settings", Input, Reuse, Runtime, Schedule)
 
 
 def merge(networks: Mapping[str, nn.Module], example: Tensor) -> Shared:
@@ -106,6 +111,9 @@ class Shared(nn.Module):
         max_age_ms: Mapping[str, float] | None = None,
         priority: Mapping[str, int] | None = None,
         schedule: Mapping[str, Any] | None = None,
+        transform: Mapping[str, Any] | None = None,
+        reuse: Mapping[str, Any] | None = None,
+        source: Any = None,
         name: str = "shared",
         profile: bool = True,
         use_cache: bool = True,
@@ -116,8 +124,9 @@ class Shared(nn.Module):
         The picture is resized to the example's size (``fit``) and normalised (``normalize``: ``imagenet``, ``unit``
         for 0–1, ``none`` for 0–255, or ``{"mean": ..., "std": ...}`` in grey levels). ``decoders`` turn a network's raw
         arrays into an answer (see ``sharedbb.outputs``); without one it answers with a ``RawOutput``. ``every``,
-        ``max_age_ms`` and ``priority`` give clocks by network, ``schedule`` the fields ``queue``, ``when_late`` and
-        ``deadline_ms``; ``runtime``: ``device``, ``backend``, ``precision``, ``threads``; all as in a pipeline.
+        ``max_age_ms`` and ``priority`` give clocks by network; ``schedule``, ``transform`` (but for ``low_resolution``)
+        and ``reuse`` are the fields of these parts of a pipeline, ``runtime``: ``device``, ``backend``, ``precision``,
+        ``threads``. ``source`` is what ``transform`` may look at, as in ``sharedbb.compile``.
 
         Raises SharedBBError as ``sharedbb.compile`` does.
         """
@@ -126,6 +135,8 @@ class Shared(nn.Module):
         picture = asked.model_copy(update={"size": (height, width)})  # the networks' own, whatever it is a multiple of
         settings = _checked(Runtime, **runtime)
         planned = _checked(Schedule, **(schedule or {}))
+        form, bargain = self._transform(transform), self._reuse(reuse, picture.network_size)
+        given = Given.of(source, form)
         clocks, ages, ranks, known = every or {}, max_age_ms or {}, priority or {}, decoders or {}
         heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
         _require_known(heads, every=clocks, max_age_ms=ages, priority=ranks, decoders=known)
@@ -136,14 +147,27 @@ class Shared(nn.Module):
                 "ways": [str(way) for way in ways],
                 "input": picture.model_dump(mode="json"),
                 "every": dict(clocks),
+                "transform": form.model_dump(mode="json"),
+                "reuse": [bargain.mode != "off", bargain.mode == "keyframe" and bargain.fresh],
+                "source": given.decides,
                 "threads": settings.threads,
                 "machine": machine(),
             }
         )
         found = compiled.load(key, settings.threads) if use_cache else None
         if found is None:
-            separate = self.merged.separate
-            found = lower(self.graph, Plane.rgb(picture.normalization), ways, settings.threads, clocks, separate)
+            graph, made, said = formed(self.graph, form, picture, ways, settings.threads, given)
+            found = lower(
+                graph,
+                made.planes,
+                ways,
+                settings.threads,
+                clocks,
+                self.merged.separate,
+                reuse=bargain.mode != "off",
+                fresh=bargain.fresh if bargain.mode == "keyframe" else 0,
+            )
+            found = replace(found, form=made, choices=(*said, *found.choices))
             if use_cache:
                 compiled.store(key, found)
         plans = {
@@ -152,7 +176,28 @@ class Shared(nn.Module):
             )
             for head in heads
         }
-        return engine_of(assemble(name, picture, planned, found, plans), profile)
+        certify = getattr(form, "certify", False)
+        program = assemble(name, picture, planned, found, plans, certify=certify)
+        return engine_of(replace(program, bargain=bargain_of(bargain)), profile)
+
+    def _transform(self, given: Mapping[str, Any] | None) -> AnyTransform:
+        """The transform asked for. Raises SpecError."""
+        try:
+            form = TypeAdapter[AnyTransform](Transform).validate_python(given or {})
+        except ValidationError as error:
+            raise SpecError([Problem("transform", fault["msg"]) for fault in error.errors()]) from None
+        if isinstance(form, LowResolutionTransform):
+            message = "merged networks have one size; low_resolution needs a pipeline"
+            raise SpecError([Problem("transform", message)])
+        return form
+
+    def _reuse(self, given: Mapping[str, Any] | None, size: Size) -> Reuse:
+        """What is asked for between frames. Raises SpecError."""
+        asked = _checked(Reuse, **(given or {}))
+        if asked.mode != "off" and (size.height % CELL or size.width % CELL):
+            message = f"needs networks of sides that are multiples of {CELL}, these read {size}"
+            raise SpecError([Problem("reuse", message)])
+        return asked
 
     def _picture_size(self) -> tuple[int, int]:
         node = self.graph.by_name[self.graph.inputs[0]]

@@ -178,3 +178,42 @@ def test_merged_networks_take_clocks_and_a_deadline(shared: sb.Shared) -> None:
         shared.compile(backend="eager", priority={"sge": 1})
     with pytest.raises(sb.SpecError, match="deadline"):
         shared.compile(backend="eager", schedule={"deadline": 1.0})
+
+
+@pytest.mark.parametrize("transform", [None, {"type": "space_to_depth"}])
+def test_merged_networks_reuse_features_and_read_other_forms(
+    shared: sb.Shared, transform: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    settings = {"backend": "eager", "precision": "f32", "device": "cpu", "use_cache": False}
+    engine = shared.compile(**settings, transform=transform, reuse={"mode": "exact", "audit": 0})
+    plain = shared.compile(**settings)
+    assert len(engine.program.stems) == (2 if transform else 0)
+    first = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    second = first.copy()
+    second[:16, :16] = 255 - second[:16, :16]
+    modes = []
+    for picture in (first, first, second):
+        found, expected = engine.step(picture), plain.step(picture)
+        modes.append(found.mode)
+        for name in expected:
+            for part, array in expected[name].arrays.items():
+                assert np.allclose(found[name].arrays[part], array, atol=1e-5)
+    assert modes[:2] == ["dense", "still"]
+    assert modes[2] != "still"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"transform": {"type": "haar", "levels": 2}}, r"stride 2, of which blocks of 4"),
+        ({"transform": {"type": "harr"}}, r"transform"),
+        ({"transform": {"type": "low_resolution", "sizes": [[64, 96], [32, 64]]}}, "low_resolution needs a pipeline"),
+        ({"reuse": {"mode": "exactly"}}, "mode"),
+    ],
+)
+def test_transforms_and_reuse_that_cannot_be_are_said(shared: sb.Shared, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(sb.SharedBBError, match=said):
+        shared.compile(backend="eager", use_cache=False, **asked)
+    with pytest.raises(sb.SpecError, match="multiples of 16, these read 70x50"):
+        sb.merge(_small(), torch.rand(1, 3, 50, 70)).compile(backend="eager", reuse={"mode": "exact"})
