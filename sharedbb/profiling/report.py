@@ -11,7 +11,7 @@ from sharedbb.profiling.files import write_text
 from sharedbb.profiling.markup import escaped, milliseconds, percent, rate
 from sharedbb.profiling.page import facts, figures, headline, legend, page, section, share_cell
 from sharedbb.profiling.recording import Recording
-from sharedbb.profiling.summary import StageSummary, Summary
+from sharedbb.profiling.summary import ReuseSummary, StageSummary, Summary
 
 _SHOWN_WHYS = 3
 
@@ -39,6 +39,7 @@ def html_report(
         _latency(recording),
         section("Stages", _stages(summary), _STAGES_NOTE) if summary.stages else "",
         section("Heads", _heads(summary), _HEADS_NOTE) if summary.heads else "",
+        section("Reuse", _reuse(summary.reuse), _REUSE_NOTE) if summary.reuse else "",
         *(section(own.title, own.html) for own in sections),
         section("Environment", _environment(summary)),
     ]
@@ -67,6 +68,10 @@ _STAGES_NOTE = (
     "Stages outside of frames run between them and have no share."
 )
 _HEADS_NOTE = "On how many frames a head was computed, gave an earlier answer again, or gave none."
+
+_REUSE_NOTE = (
+    "How frames were computed, and by head the share of answers that differed from a full run at the latest audits."
+)
 
 
 def _subtitle(summary: Summary) -> str:
@@ -171,6 +176,17 @@ def _heads(summary: Summary) -> str:
         )
     key = legend([("full", "ran"), ("reused", "reused"), ("dropped", "dropped")])
     return f'<ul class="heads">{"".join(rows)}</ul>{key}'
+
+
+def _reuse(reuse: ReuseSummary) -> str:
+    """Frames by mode, what was computed and refreshed, and what audits found."""
+    frames = sum(reuse.modes.values())
+    ordered = sorted(reuse.modes.items(), key=lambda item: -item[1])
+    rows = {mode: f"{percent(count / frames)} of the frames ({count})" for mode, count in ordered}
+    rows["computed"] = f"{percent(reuse.work)} of the multiply-adds of full frames, audits included"
+    rows["refreshed"] = f"{percent(reuse.refreshed)} of the picture on each frame, though it had not changed"
+    rows |= {f"{head}: error": f"{percent(error)} of its answers" for head, error in reuse.errors.items()}
+    return facts(rows)
 
 
 def _environment(summary: Summary) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,6 +16,7 @@ from sharedbb.profiling.series import Reservoir, Timeline
 from sharedbb.profiling.summary import (
     HeadSummary,
     Latency,
+    ReuseSummary,
     StageSummary,
     Summary,
     installed_versions,
@@ -170,6 +172,9 @@ class Profiler:
         self._latencies = Reservoir(self._samples)
         self._timeline = Timeline(_TIMELINE_BUCKETS)
         self._dropped = self._skipped = 0
+        self._modes: dict[str, int] = {}
+        self._errors: dict[str, float] = {}
+        self._work = self._refreshed = 0.0
         self._begin: int | None = None
         self._end = 0
 
@@ -202,6 +207,14 @@ class Profiler:
         with self._lock:
             counts = self._heads.setdefault(name, [0, 0, 0])
             counts[_HEAD_EVENTS.index(what)] += 1
+
+    def computed(self, mode: str, work: float, refreshed: float, errors: Mapping[str, float]) -> None:
+        """Count a frame by how it was computed with temporal reuse; see ``ReuseSummary`` for the numbers."""
+        with self._lock:
+            self._modes[mode] = self._modes.get(mode, 0) + 1
+            self._work += work
+            self._refreshed += refreshed
+            self._errors.update(errors)
 
     def drop(self, stream: str, count: int = 1) -> None:
         """Count frames of a live source left out because the engine was late."""
@@ -252,9 +265,16 @@ class Profiler:
                 },
                 heads={name: HeadSummary(*counts) for name, counts in self._heads.items()},
                 whys={name: dict(stage.whys) for name, stage in self._stages.items()},
+                reuse=self._reuse(),
                 machine=machine_name(),
                 versions=dict(installed_versions()),
             )
+
+    def _reuse(self) -> ReuseSummary | None:
+        frames = sum(self._modes.values())
+        if not frames:
+            return None
+        return ReuseSummary(dict(self._modes), self._work / frames, self._refreshed / frames, dict(self._errors))
 
     def recording(self) -> Recording:
         """The numbers so far, with the latest spans and the latencies over time: what trace and report show."""
@@ -364,6 +384,9 @@ class NullProfiler(Profiler):
         """Nothing."""
 
     def head(self, name: str, what: HeadEvent) -> None:
+        """Nothing."""
+
+    def computed(self, mode: str, work: float, refreshed: float, errors: Mapping[str, float]) -> None:
         """Nothing."""
 
     def drop(self, stream: str, count: int = 1) -> None:

@@ -55,11 +55,27 @@ class HeadSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ReuseSummary:
+    """What was carried over between frames.
+
+    ``modes``: frames by how they were computed (``audit``: in parts and then in full). ``work``: mean share of a full
+    frame's multiply-adds. ``refreshed``: mean share of the picture that was taken anew though it had not changed.
+    ``errors``: by head, the share of answers that differed from a full run at the latest audits.
+    """
+
+    modes: Mapping[str, int]
+    work: float
+    refreshed: float
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A run in numbers; ``seconds`` lasts from the first frame's begin to the last one's end.
 
     ``dropped_frames`` came too late and were left out, ``skipped_frames`` were damaged. ``whys`` counts, for every
-    stage, the reasons its spans and marks gave: ``{"trunk.0": {"full": 12, "partial 12 %": 30}}``.
+    stage, the reasons its spans and marks gave: ``{"trunk.0": {"full": 12, "partial 12 %": 30}}``. ``reuse`` is None
+    where every frame was computed in full.
     """
 
     pipeline: str = ""
@@ -76,6 +92,7 @@ class Summary:
     stages: Mapping[str, StageSummary] = field(default_factory=dict)
     heads: Mapping[str, HeadSummary] = field(default_factory=dict)
     whys: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    reuse: ReuseSummary | None = None
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -172,6 +189,19 @@ _HEAD = _object(
     "one head",
 )
 
+_REUSE = {
+    **_object(
+        {
+            "modes": _map(_count("frames"), "frames by how they were computed"),
+            "work": _number("mean share of a full frame's multiply-adds; audits bring it above what reuse took"),
+            "refreshed": _number("mean share of the picture taken anew though it had not changed"),
+            "errors": _map(_number("share of answers"), "by head, what differed from a full run at the latest audits"),
+        },
+        "what was carried over between frames; null where every frame was computed in full",
+    ),
+    "type": ["object", "null"],
+}
+
 SUMMARY_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "sharedbb summary",
@@ -192,6 +222,7 @@ SUMMARY_SCHEMA: dict[str, Any] = {
             "stages": _map(_STAGE, "stages by name"),
             "heads": _map(_HEAD, "heads by name"),
             "whys": _map(_map(_count("times"), "reasons by name"), "why each stage ran or did not, by stage"),
+            "reuse": _REUSE,
             "machine": _text("processor, cores, system"),
             "versions": _map(_text("version"), "versions by package"),
         },

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sharedbb.profiling.summary import StageSummary, Summary
+    from sharedbb.profiling.summary import ReuseSummary, StageSummary, Summary
 
 
 def stage_table(summary: Summary) -> Table:
@@ -29,14 +29,21 @@ def stage_table(summary: Summary) -> Table:
     latency = summary.latency
     table.add_section()
     table.add_row("frame", f"{latency.p50_ms:.2f}", f"{latency.p95_ms:.2f}", f"{latency.p99_ms:.2f}", "", style="bold")
-    if summary.heads:
-        table.caption = Text(
-            "\n".join(
-                f"{name}: ran {head.ran}, reused {head.reused}, dropped {head.dropped}"
-                for name, head in summary.heads.items()
-            )
-        )
+    lines = [
+        f"{name}: ran {head.ran}, reused {head.reused}, dropped {head.dropped}" for name, head in summary.heads.items()
+    ]
+    if summary.reuse is not None:
+        lines.append(reuse_line(summary.reuse))
+    if lines:
+        table.caption = Text("\n".join(lines))
     return table
+
+
+def reuse_line(reuse: ReuseSummary) -> str:
+    """One line: frames by mode, the share that was computed, and the heads' errors where they were audited."""
+    modes = ", ".join(f"{count} {mode}" for mode, count in sorted(reuse.modes.items(), key=lambda item: -item[1]))
+    errors = ", ".join(f"{head} {error:.1%}" for head, error in reuse.errors.items())
+    return f"frames: {modes}; {reuse.work:.0%} computed" + (f"; differing: {errors}" if errors else "")
 
 
 def headline(summary: Summary) -> str:

@@ -264,7 +264,10 @@ class Engine:
         freshness = {name: state.freshness(name, frame.timestamp, due.dropped, why) for name in state.outputs}
         for name, fresh in freshness.items():
             self.profiler.head(name, EVENTS[fresh.why])
-        work = 1.0 if state.memory is None else state.memory.work()
+        work, memory = 1.0, state.memory
+        if memory is not None:
+            work = memory.work()
+            self.profiler.computed(mode, work, memory.refreshed, memory.error)
         error = self._stem_error(state) if self.program.certificates else None
         return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work, error)
 

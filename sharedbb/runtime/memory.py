@@ -85,6 +85,7 @@ class Memory:
         self._pause = self._crowds = 0
         self._patience, self._just_begun = LONGEST_PAUSE, False
         self._frame: Frame | None = None
+        self.refreshed = 0.0
         self._looked = self._rekey = self._refreshes = False
 
     def forget(self) -> None:
@@ -93,7 +94,7 @@ class Memory:
 
     def observe(self, frame: Frame, geometry: Geometry) -> Sight:
         """Compare the latest picture, of this frame, with what the cached features were computed from."""
-        timestamp, self._frame = frame.timestamp, frame
+        timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
         self._pause = max(0, self._pause - 1)
         if self.trust.is_paused or self._pause:
@@ -129,6 +130,7 @@ class Memory:
         mask: Mask = self._noisy.look(picture) > self.threshold
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
         self._refreshes = due is not None
+        self.refreshed = 0.0 if due is None else float((due & ~mask).mean())
         return mask if due is None else mask | due
 
     def _waiting(self) -> list[float | None]:

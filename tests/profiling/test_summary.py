@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from sharedbb.profiling import SUMMARY_SCHEMA, Latency, Profiler, Recording, StageSummary, Summary
+from sharedbb.profiling.report import html_report
+from sharedbb.profiling.table import reuse_line
 
 PAGE = Path(__file__).parents[2] / "docs" / "profiling.md"
 TYPES = {"object": dict, "number": (int, float), "integer": int, "string": str, "boolean": bool}
@@ -22,6 +24,10 @@ def faults(value: Any, schema: dict[str, Any], place: str = "summary") -> Iterat
     if "const" in schema and value != schema["const"]:
         yield f"{place} is {value!r}"
     kind = schema.get("type")
+    if isinstance(kind, list):
+        if value is None and "null" in kind:
+            return
+        (kind,) = (one for one in kind if one != "null")
     if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")):
         yield f"{place} is no {kind}: {value!r}"
         return
@@ -108,3 +114,21 @@ def test_it_says_what_measured() -> None:
     summary = Profiler().summary()
     assert re.search(r", \d+ cores, ", summary.machine)
     assert {"python", "numpy"} <= summary.versions.keys()
+
+
+def test_what_reuse_did_is_summed_up() -> None:
+    profiler = Profiler()
+    assert profiler.summary().reuse is None
+    for mode, work, refreshed in (("dense", 1.0, 0.0), ("still", 0.0, 0.0), ("still", 0.0, 0.25), ("audit", 1.2, 0.0)):
+        profiler.computed(mode, work, refreshed, {"road": 0.01} if mode == "audit" else {})
+    found = profiler.summary().reuse
+    assert found is not None
+    assert found.modes == {"dense": 1, "still": 2, "audit": 1}
+    assert (found.work, found.refreshed) == pytest.approx((0.55, 0.0625))
+    assert found.errors == {"road": 0.01}
+    assert list(faults(profiler.summary().to_dict(), SUMMARY_SCHEMA)) == []
+    page = html_report(profiler.recording())
+    assert re.search(r"50\s%\sof the frames \(2\)", page)
+    assert "frames: 2 still, 1 dense, 1 audit; 55% computed; differing: road 1.0%" in reuse_line(found)
+    profiler.reset()
+    assert profiler.summary().reuse is None
