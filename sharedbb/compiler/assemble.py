@@ -19,8 +19,9 @@ from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
 from sharedbb.reuse.policy import Bargain
-from sharedbb.runtime import Engine
+from sharedbb.runtime import Engine, Ladder, OpenSource, Rules
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
+from sharedbb.spec.transforms import LowResolutionTransform, RgbTransform
 
 if TYPE_CHECKING:
     from sharedbb.graph.ir import Graph
@@ -45,6 +46,13 @@ def compile_pipeline(
     """
     if not isinstance(pipeline, Pipeline):
         raise SpecError([Problem("", f"compile takes what sharedbb.load(path) gives, got a {type(pipeline).__name__}")])
+    if isinstance(pipeline.transform, LowResolutionTransform):
+        return _ladder(pipeline, pipeline.transform, use_cache, profile)
+    return engine_of(_program(pipeline, source, use_cache), profile)
+
+
+def _program(pipeline: Pipeline, source: Any, use_cache: bool | None) -> Program:
+    """The pipeline at its input's size, from the cache or compiled."""
     ways, given = candidates(pipeline.runtime), Given.of(source, pipeline.transform)
     # Whether code that is not ours would build the same network again, only the network itself can tell.
     graph = None if _is_built_in(pipeline) else _graph(pipeline)
@@ -58,7 +66,23 @@ def compile_pipeline(
     heads = {head: _head_plan(head, spec) for head, spec in pipeline.heads.items()}
     certify = getattr(pipeline.transform, "certify", False)
     program = assemble(pipeline.name, pipeline.input, pipeline.schedule, found, heads, certify=certify)
-    return engine_of(replace(program, bargain=bargain_of(pipeline.reuse)), profile)
+    return replace(program, bargain=bargain_of(pipeline.reuse))
+
+
+def _ladder(pipeline: Pipeline, transform: LowResolutionTransform, use_cache: bool | None, profile: bool) -> Ladder:
+    """The pipeline at all sizes; device, backend and precision are chosen at the first."""
+    first = _program(_sized(pipeline, transform.sizes[0]), None, use_cache)
+    way = {"device": first.device.device, "backend": first.device.name, "precision": first.device.precision}
+    alike = pipeline.model_copy(update={"runtime": pipeline.runtime.model_copy(update=way)})
+    smaller = [_program(_sized(alike, size), None, use_cache) for size in transform.sizes[1:]]
+    rules = Rules(transform.budget, transform.hold, transform.audit, pipeline.schedule.deadline_ms)
+    return Ladder([first, *smaller], rules, *_surroundings(first, profile))
+
+
+def _sized(pipeline: Pipeline, size: tuple[int, int]) -> Pipeline:
+    """The same network for another input, in plain RGB."""
+    picture = pipeline.input.model_copy(update={"size": size})
+    return pipeline.model_copy(update={"input": picture, "transform": RgbTransform()})
 
 
 def bargain_of(reuse: Reuse) -> Bargain | None:
@@ -109,14 +133,19 @@ def assemble(
 
 def engine_of(program: Program, profile: bool) -> Engine:
     """The engine of a program, its profiler told what it measures."""
+    return Engine(program, *_surroundings(program, profile))
+
+
+def _surroundings(program: Program, profile: bool) -> tuple[OpenSource, Profiler]:
+    """How an engine opens sources, and what it measures with."""
     moves = program.bargain is not None and program.bargain.mode in ("keyframe", "auto")
     open_source = partial(media.open_source, motion=moves)
     if not profile:
-        return Engine(program, open_source, NullProfiler())
+        return open_source, NullProfiler()
     device = program.device
     profiler = Profiler(clock="cuda" if device.device == "cuda" else "host")
     profiler.describe(pipeline=program.name, device=device.device, backend=device.name, precision=device.precision)
-    return Engine(program, open_source, profiler)
+    return open_source, profiler
 
 
 def _is_built_in(pipeline: Pipeline) -> bool:

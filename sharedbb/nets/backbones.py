@@ -26,8 +26,9 @@ SEED = 0
 class Backbone(nn.Module):
     """A chain of a network's own modules with some results tapped.
 
-    ``channels`` maps each stride to its channel count. Forward takes a normalised NCHW float image, sides multiples
-    of 32, and returns stride → feature map ``[N, channels[stride], H / stride, W / stride]``, ascending.
+    ``channels`` maps each stride to its channel count, ``tapped`` each tapped step to its stride. Forward takes a
+    normalised NCHW float image, sides multiples of 32, and returns stride → feature map
+    ``[N, channels[stride], H / stride, W / stride]``, ascending.
     """
 
     def __init__(self, network: nn.Module, steps: Sequence[str], taps: Mapping[int, tuple[str, int]]) -> None:
@@ -47,21 +48,24 @@ class Backbone(nn.Module):
             parent.add_module(name, network.get_submodule(step))
         self.steps = tuple(steps)
         self.channels = {stride: channels for stride, (_, channels) in sorted(taps.items())}
-        self._stride_of = {step: stride for stride, (step, _) in taps.items()}
+        self.tapped = {step: stride for stride, (step, _) in sorted(taps.items())}
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """Run the chain and collect the tapped maps."""
-        if image.ndim != 4 or image.shape[2] % 32 or image.shape[3] % 32:
-            raise GraphError(
-                f"a backbone takes NCHW images of sides that are multiples of 32, got {tuple(image.shape)}"
-            )
+        check_image(image)
         features: dict[int, Tensor] = {}
         value = image
         for step in self.steps:
             value = self.get_submodule(step)(value)
-            if step in self._stride_of:
-                features[self._stride_of[step]] = value
+            if step in self.tapped:
+                features[self.tapped[step]] = value
         return features
+
+
+def check_image(image: Tensor) -> None:
+    """Raise GraphError for what is no batch of pictures that every stride up to 32 divides."""
+    if image.ndim != 4 or image.shape[2] % 32 or image.shape[3] % 32:
+        raise GraphError(f"a backbone takes NCHW images of sides that are multiples of 32, got {tuple(image.shape)}")
 
 
 def mobilenet_v2(weights: str | None = None) -> Backbone:

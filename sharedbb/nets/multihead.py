@@ -12,6 +12,7 @@ from sharedbb.errors import GraphError
 from sharedbb.nets import weights as weight_files
 from sharedbb.nets.backbones import seeded
 from sharedbb.nets.necks import Fpn
+from sharedbb.nets.two_branch import TwoBranch, two_branch
 from sharedbb.registry import BACKBONES, HEADS, resolve
 
 ONLY_PART = "output"
@@ -19,10 +20,11 @@ ONLY_PART = "output"
 
 
 class BackboneChoice(Protocol):
-    """Which backbone, with which weights."""
+    """Which backbone, with which weights, whole or decomposed (``"none"`` or ``"two_branch"``)."""
 
     arch: str
     weights: str | None
+    decomposition: str
 
 
 class PipelineLike(Protocol):
@@ -30,7 +32,7 @@ class PipelineLike(Protocol):
 
     @property
     def backbone(self) -> Any:
-        """Arch and weights."""
+        """Arch, weights and decomposition."""
         ...
 
     @property
@@ -94,8 +96,9 @@ def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) 
     """The network of a pipeline, its parts looked up in the registries, in training mode.
 
     Weights: ``state`` if given (of a whole network, strict); otherwise those of ``pipeline.backbone.weights``, which
-    may name a file of a backbone or of a whole network (one that has ``heads.``). What they do not cover is random,
-    seeded by the head's name: the same pipeline gives the same network, and adding a head changes no other.
+    may name a file of a backbone or of a whole network (one that has ``heads.``); weights of a plain network fit a
+    two-branch one, whose new parts then stay at their start. What they do not cover is random, seeded by the head's
+    name: the same pipeline gives the same network, and adding a head changes no other.
 
     Raises WeightsError, RegistryError or GraphError.
     """
@@ -105,7 +108,7 @@ def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) 
         found = weight_files.read_state(choice.weights)
         if any(name.startswith("heads.") for name in found):
             state, source = found, f"the weights {choice.weights}"
-    backbone = resolve(BACKBONES[choice.arch].build)(None if state is not None else choice.weights)
+    backbone = _backbone(choice, None if state is not None else choice.weights)
     neck = None
     if pipeline.neck is not None:
         neck = seeded(_seed("neck"), lambda: Fpn(backbone.channels, pipeline.neck))
@@ -113,8 +116,20 @@ def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) 
     heads = {name: _head(name, spec, channels) for name, spec in pipeline.heads.items()}
     network = MultiHead(backbone, neck, heads, {name: spec.taps for name, spec in pipeline.heads.items()})
     if state is not None:
+        if isinstance(backbone, TwoBranch):
+            state = backbone.completed(state, "backbone.")
         weight_files.put(state, network, source, exact=True)
     return network
+
+
+def _backbone(choice: BackboneChoice, weights: str | None) -> Any:
+    builder = resolve(BACKBONES[choice.arch].build)
+    match choice.decomposition:
+        case "none":
+            return builder(weights)
+        case "two_branch":
+            return two_branch(builder, weights)
+    raise GraphError(f"no decomposition named {choice.decomposition!r} (known: none, two_branch)")
 
 
 def shared_channels(backbone: nn.Module, neck: nn.Module | None) -> dict[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.outputs.raw import Raw, part, plain, share_of
-from sharedbb.outputs.sampling import axes, resample
+from sharedbb.outputs.sampling import axes, read_at_cells, resample
 from sharedbb.types import Geometry
 
 TOLERANCE = 0.05
@@ -35,11 +35,17 @@ class DepthMap:
     def changed(self, dense: DepthMap) -> float:
         """The share (0–1) of cells that are off by more than 5 % from ``dense``, the answer computed in full.
 
-        Only cells that show the picture count.
+        Only cells that show the picture count. A map of another resolution is read at the centres of dense's cells.
         """
         rows, columns = axes(dense.geometry, *dense.cells.shape)
         seen = rows.cells, columns.cells
-        return share_of(~np.isclose(self.cells[seen], dense.cells[seen], rtol=TOLERANCE, atol=0, equal_nan=True))
+        same = self.geometry == dense.geometry and self.cells.shape == dense.cells.shape
+        ours = self.cells[seen] if same else self._at_cells(dense)
+        return share_of(~np.isclose(ours, dense.cells[seen], rtol=TOLERANCE, atol=0, equal_nan=True))
+
+    def _at_cells(self, other: DepthMap) -> NDArray[np.float32]:
+        height, width = other.cells.shape
+        return read_at_cells(self.cells, self.geometry, other.geometry, (height, width))
 
     def __repr__(self) -> str:
         height, width = self.cells.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,9 @@ class Axis:
 def axes(geometry: Geometry, height: int, width: int) -> tuple[Axis, Axis]:
     """How source rows and columns lie in a map of ``height`` × ``width`` cells that covers the network's input."""
     source, network = geometry.source, geometry.network
-    rows = _axis(source.height, geometry.scale_y, geometry.offset_y, height / network.height, height)
-    columns = _axis(source.width, geometry.scale_x, geometry.offset_x, width / network.width, width)
+    y, x = np.arange(source.height) + 0.5, np.arange(source.width) + 0.5
+    rows = _axis(y, geometry.scale_y, geometry.offset_y, height / network.height, height)
+    columns = _axis(x, geometry.scale_x, geometry.offset_x, width / network.width, width)
     return rows, columns
 
 
@@ -52,9 +54,50 @@ def resample(plane: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
     return result
 
 
-def _axis(pixels: int, scale: float, offset: float, cells_per_pixel: float, cells: int) -> Axis:
-    centres = (np.arange(pixels) + 0.5) * scale + offset
-    place = np.clip(centres * cells_per_pixel - 0.5, 0, cells - 1)
+def read_at_cells(
+    cells: NDArray[np.float32], geometry: Geometry, other: Geometry, shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A map read where another one's cells lie that show the picture; both are of the same source.
+
+    ``cells``: float32 [h, w] or [h, w, C] over the network's input, placed by ``geometry``; ``other`` and ``shape``
+    (height, width) are the other map's. Bilinear between the centres of cells, as at source pixels.
+    """
+    rows, columns = _cell_axes(geometry, cells.shape[0], cells.shape[1], other, *shape)
+    channels = (1,) * (cells.ndim - 2)
+    wide = _between(cells[:, columns.low], cells[:, columns.high], columns.fraction.reshape(1, -1, *channels))
+    return _between(wide[rows.low], wide[rows.high], rows.fraction.reshape(-1, 1, *channels))
+
+
+def _between(low: NDArray[np.float32], high: NDArray[np.float32], fraction: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):
+        mixed: NDArray[np.float32] = low + (high - low) * fraction
+    return np.where(low == high, low, mixed)  # also where both are infinite
+
+
+@lru_cache(maxsize=32)
+def _cell_axes(
+    geometry: Geometry, height: int, width: int, other: Geometry, rows: int, columns: int
+) -> tuple[Axis, Axis]:
+    """How the cells of another map that show the picture lie in one of ``height`` × ``width`` cells."""
+    seen_rows, seen_columns = axes(other, rows, columns)
+    y = _in_source(seen_rows.cells, other.network.height / rows, other.scale_y, other.offset_y, other.source.height)
+    x = _in_source(seen_columns.cells, other.network.width / columns, other.scale_x, other.offset_x, other.source.width)
+    network = geometry.network
+    return (
+        _axis(y, geometry.scale_y, geometry.offset_y, height / network.height, height),
+        _axis(x, geometry.scale_x, geometry.offset_x, width / network.width, width),
+    )
+
+
+def _in_source(cells: slice, side: float, scale: float, offset: float, pixels: int) -> NDArray[np.float64]:
+    """The centres of cells along one axis in source pixels; those beyond the picture's edge on it."""
+    centres: NDArray[np.float64] = ((np.arange(cells.start, cells.stop) + 0.5) * side - offset) / scale
+    return centres.clip(0, pixels)
+
+
+def _axis(points: NDArray[np.floating[Any]], scale: float, offset: float, cells_per_pixel: float, cells: int) -> Axis:
+    """Where source points along one axis lie between cells."""
+    place = np.clip((points * scale + offset) * cells_per_pixel - 0.5, 0, cells - 1)
     low = np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, cells - 1)
     fraction = (place - low).astype(np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharedbb.errors import Problem, SpecError
 from sharedbb.outputs.raw import Raw, part, plain, share_of
-from sharedbb.outputs.sampling import Axis, axes, resample
+from sharedbb.outputs.sampling import Axis, axes, read_at_cells, resample
 from sharedbb.types import Geometry
 
 MOST_CLASSES = 256
@@ -46,11 +46,14 @@ class SegmentationMap:
     def changed(self, dense: SegmentationMap) -> float:
         """The share (0–1) of cells whose largest class is not that of ``dense``, the answer computed in full.
 
-        Only cells that show the picture count.
+        Only cells that show the picture count. A map of another resolution is read at the centres of dense's cells.
         """
-        rows, columns = axes(dense.geometry, *dense.logits.shape[:2])
+        shape = dense.logits.shape[:2]
+        rows, columns = axes(dense.geometry, *shape)
         seen = rows.cells, columns.cells
-        return share_of(self.cells[seen] != dense.cells[seen])
+        if self.geometry == dense.geometry and self.logits.shape[:2] == shape:
+            return share_of(self.cells[seen] != dense.cells[seen])
+        return share_of(_largest(read_at_cells(self.logits, self.geometry, dense.geometry, shape)) != dense.cells[seen])
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """bool [H, W] at source size: where the class is ``name``. Raises KeyError for an unknown name."""

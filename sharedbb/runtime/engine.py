@@ -85,22 +85,29 @@ class Engine:
         timestamp: float | None,
         order: ColorOrder,
     ) -> FrameResult:
-        frame = self._frame(picture, state, timestamp, order)
-        profiler = self.profiler
-        with profiler.frame(state.name, frame.index):
-            with profiler.span("transform") as span:
-                state.take_in(frame)
-                if state.intake.reasons:
-                    span.why = "; ".join(state.intake.reasons)
-                self.program.device.upload(state.picture)
-            with profiler.span("plan"):
-                due = plan(self.program, state.moment(frame.timestamp), self._known(heads))
-            if state.memory is None:
-                self._execute(due, state)
-                self._decode(due, state, frame)
-                result = self._result(due, state, frame)
-            else:
-                result = self._recall(due, state, state.memory, frame)
+        frame, asked = self._frame(picture, state, timestamp, order), self._known(heads)
+        with self.profiler.frame(state.name, frame.index):
+            self._take_in(frame, state)
+            return self._answers(frame, state, asked)
+
+    def _take_in(self, frame: Frame, state: StreamState) -> None:
+        """Bring a frame into the network's input."""
+        with self.profiler.span("transform") as span:
+            state.take_in(frame)
+            if state.intake.reasons:
+                span.why = "; ".join(state.intake.reasons)
+            self.program.device.upload(state.picture)
+
+    def _answers(self, frame: Frame, state: StreamState, heads: Sequence[str] | None) -> FrameResult:
+        """Run what is due, or the heads asked for, on the frame that was taken in."""
+        with self.profiler.span("plan"):
+            due = plan(self.program, state.moment(frame.timestamp), heads)
+        if state.memory is None:
+            self._execute(due, state)
+            self._decode(due, state, frame)
+            result = self._result(due, state, frame)
+        else:
+            result = self._recall(due, state, state.memory, frame)
         state.frames += 1
         return result
 
@@ -113,7 +120,7 @@ class Engine:
         waiting frames when the engine is late (``schedule.when_late``); a file never does.
         """
         opened = self._open_source(source)
-        self.state(name).reset()
+        self.reset(name)
         if hasattr(opened, "at_least"):
             opened.at_least = self.state(name).intake.needs
         live = bool(getattr(opened, "live", False))

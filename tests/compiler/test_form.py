@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import torch
 import sharedbb as sb
 from sharedbb.compiler import compiled, formed
 from sharedbb.compiler.form import Form, Given
+from sharedbb.runtime import Ladder
 from sharedbb.spec.transforms import AutoTransform
 from sharedbb.transforms.colour import Colour
-from sharedbb.types import FrameResult
+from sharedbb.types import FrameResult, Size
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "street.yaml"
 SIZE = (96, 160)
@@ -225,3 +227,24 @@ def test_large_jpegs_are_decoded_at_the_size_that_is_needed(tmp_path: Path) -> N
     assert result.frame.encoded is not None
     assert result.frame.rgb().shape == large.shape
     assert result["surface"].changed(expected["surface"]) < 0.02
+
+
+def test_low_resolution_has_the_network_at_every_size(tmp_path: Path) -> None:
+    sizes = [list(SIZE), [64, 96]]
+    changes = ["schedule.deadline_ms=1000", "runtime.precision=f32"]
+    engine = _engine(f"{{type: low_resolution, sizes: {sizes}, budget: 0.1, hold: 5, audit: 0}}", *changes)
+    assert isinstance(engine, Ladder)
+    assert [program.size for program in engine.programs] == [Size(*size) for size in sizes]
+    assert {program.device.name for program in engine.programs} == {"eager"}
+    assert (engine.rules.budget, engine.rules.hold, engine.rules.audit) == (0.1, 5, 0)
+    assert engine.rules.deadline_ms == 1000
+    plain = _engine("{type: rgb}", "runtime.precision=f32")
+    picture = _pictures(1)[0]
+    found, expected = engine.step(picture, order="rgb"), plain.step(picture, order="rgb")
+    assert found.sized == "largest"
+    assert np.allclose(found["surface"].logits, expected["surface"].logits, atol=1e-5)
+    engine.rules = replace(engine.rules, deadline_ms=1e-6)
+    small = engine.step(picture, order="rgb")
+    assert (small.geometry.network, small.sized) == (Size(64, 96), "deadline")
+    other = _engine("{type: rgb}", "input.size=[64, 96]", "runtime.precision=f32").step(picture, order="rgb")
+    assert np.allclose(small["surface"].logits, other["surface"].logits, atol=1e-5)

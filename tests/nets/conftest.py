@@ -18,7 +18,8 @@ def street_pipeline(arch: str = "mobilenet_v2", *, neck: bool = True, weights: s
         "scene": SimpleNamespace(type="tags", taps=(16, 32), labels=CLASSES),
     }
     fpn = SimpleNamespace(type="fpn", channels=64, strides=(4, 8, 16, 32)) if neck else None
-    return SimpleNamespace(backbone=SimpleNamespace(arch=arch, weights=weights), neck=fpn, heads=heads)
+    backbone = SimpleNamespace(arch=arch, weights=weights, decomposition="none")
+    return SimpleNamespace(backbone=backbone, neck=fpn, heads=heads)
 
 
 @pytest.fixture(autouse=True, scope="module")

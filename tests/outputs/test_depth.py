@@ -66,3 +66,18 @@ def test_changed_knows_what_is_not_a_number_and_not_the_picture() -> None:
     assert DepthMap(moved, geometry).changed(dense) == 0
     moved[8, :3], moved[9, :2] = 10, (10, np.nan)
     assert DepthMap(moved, geometry).changed(dense) == pytest.approx(5 / 240)
+
+
+def test_maps_of_two_resolutions_are_compared_where_they_show_the_same() -> None:
+    small, large = (Geometry.fit(Size(90, 50), size) for size in (Size(32, 48), NETWORK))
+    rows, columns = np.indices((8, 12), np.float32)
+    coarse = 20 + rows + 0.5 * columns
+    rows, columns = (np.indices((16, 24), np.float32) + 0.5) / 2 - 0.5
+    rows, columns = rows.clip(0, 7), columns.clip(0, 11)  # no map goes on beyond the centres of its outer cells
+    dense = DepthMap(20 + rows + 0.5 * columns, large)
+    assert DepthMap(coarse, small).changed(dense) == 0
+    assert DepthMap(coarse * np.float32(1.04), small).changed(dense) == 0
+    assert DepthMap(coarse * np.float32(1.06), small).changed(dense) == 1
+    coarse[4:] = np.inf
+    dense.cells[8:] = np.inf  # row 7 is read between a finite and an infinite one
+    assert DepthMap(coarse, small).changed(dense) == pytest.approx(1 / 16)

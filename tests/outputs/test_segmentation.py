@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sharedbb.errors import GraphError, SpecError
 from sharedbb.outputs import SegmentationMap, segmentation_decoder
 from sharedbb.outputs.sampling import axes
-from sharedbb.types import Geometry, Size
+from sharedbb.types import Fit, Geometry, Size
 
 NETWORK = Size(64, 96)
 NAMES = ("sky", "road", "tree", "car", "person")
@@ -195,3 +195,21 @@ def test_changed_does_not_look_at_the_bars() -> None:
     assert as_map(moved, dense.geometry).changed(dense) == 0
     moved[7] = np.roll(logits[7], 1, axis=-1)
     assert as_map(moved, dense.geometry).changed(dense) == pytest.approx(1 / 10)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_maps_of_two_resolutions_are_compared_where_they_show_the_same(fit: Fit) -> None:
+    """A border between two classes that both maps see at the same place is no difference; one elsewhere is."""
+    small, large = (Geometry.fit(Size(80, 120), size, fit) for size in (Size(32, 48), Size(64, 96)))
+    dense, same, moved = (
+        as_map(_halves(at, shape), geometry)
+        for at, shape, geometry in ((0.3, (16, 24), large), (0.3, (8, 12), small), (0.55, (8, 12), small))
+    )
+    assert same.changed(dense) == dense.changed(same) == 0
+    assert moved.changed(dense) == pytest.approx(0.25, abs=1 / 24)
+
+
+def _halves(border: float, shape: tuple[int, int]) -> np.ndarray:
+    """Logits of class 0 left of ``border``, a share of the width, and of class 1 right of it."""
+    ahead = (np.arange(shape[1]) + 0.5) / shape[1] - border
+    return np.tile(np.stack([-ahead, ahead], axis=-1), (shape[0], 1, 1)).astype(np.float32)
