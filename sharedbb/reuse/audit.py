@@ -12,12 +12,15 @@ from sharedbb.reuse.regions import Mask
 
 FIRST_AUDITS = (3, 12, 48)  # frames of a kind: the thresholds are only guesses there
 TIGHTER, LOOSER = 0.6, 1.4  # what a broken and a kept budget do to the thresholds
-TIGHTEST, LOOSEST = 0.3, 4.0
+TIGHTEST, LOOSEST = 0.3, 1.5  # what was looked at while nothing happened says little about what comes
 SHORTEST_CLOCK, LONGEST_CLOCK = 1, 8
 COMFORT = 0.6  # of the budget: below it, more may be tolerated
 FIRST_PAUSE, LONGEST_PAUSE = 50, 800  # frames without reuse after the tightest thresholds broke the budget
 FLOORS = 3  # frames of which noise's own effect is measured
-LATEST = 0.2  # weight of the latest audit in the average
+LATEST = 0.3  # weight of the latest audit in the average
+DRIFT = 10  # frames after one in full from which on an error is put down to what has added up since
+FIRST_HORIZON, SHORTEST_HORIZON, LONGEST_HORIZON = 40, 8, 400  # frames from one in full to the next
+WITHIN, FARTHER = 0.8, 1.5  # of the frames that kept the budget; and what a kept one does to the horizon
 GROSS = 5.0  # times the tolerated error: one audit is enough then
 ROUNDING = 1e-6  # of a band: what a share that is no exact number may be off by
 
@@ -50,6 +53,9 @@ class Trust:
     and how many a key frame may serve. ``pause`` counts the frames for which nothing is reused, since the tightest
     thresholds did not keep the budget; it doubles each time. ``longest`` and ``shortest`` bound the clock.
 
+    ``horizon``: frames after which one in full is due again, however little each of them changed: what stays below the
+    thresholds adds up.
+
     ``floor``: by head, the share of answers that one grey level of noise changes by itself: reuse is judged by what it
     adds to that. ``error``: by head, the share of answers that differed from a dense run, over the latest audits.
     """
@@ -62,6 +68,7 @@ class Trust:
     audits: int = 0
     broken: int = 0
     pause: int = 0
+    horizon: int = FIRST_HORIZON
     floor: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
     _floors: int = 0
@@ -80,11 +87,11 @@ class Trust:
         """Whether enough frames were looked at to know what noise does."""
         return self._floors >= FLOORS
 
-    def learn(self, errors: Mapping[str, float], *, waited: bool = True) -> bool:
+    def learn(self, errors: Mapping[str, float], *, waited: bool = True, age: int = 0) -> bool:
         """Take in an audit's measured shares by head; returns whether the budget was kept.
 
         ``waited``: whether changes were waiting for their turn, so that the audit says something about the clock; at
-        the shortest one nothing ever waits.
+        the shortest one nothing ever waits. ``age``: frames since the last one in full.
         """
         self.audits += 1
         for head, share in errors.items():
@@ -94,9 +101,14 @@ class Trust:
         largest = max((self._excess(head, errors[head]) for head in errors), default=0.0)
         if largest > 1:
             self.broken += 1
-            self._tighten()
+            if age > DRIFT and self.horizon > SHORTEST_HORIZON:
+                self.horizon = max(SHORTEST_HORIZON, int(WITHIN * age / largest))
+            else:
+                self._tighten()
             return False
         if largest < COMFORT:
+            if age >= self.horizon:
+                self.horizon = min(LONGEST_HORIZON, int(FARTHER * self.horizon))
             self.scale = min(LOOSEST, self.scale * LOOSER)
             self.clock = min(self.longest, self.clock + (waited or self.clock == self.shortest))
             self._next_pause = FIRST_PAUSE

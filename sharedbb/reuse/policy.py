@@ -73,8 +73,9 @@ class Sight:
 
     ``known``: whether there are cached features. ``dirty``: share of the picture that differs from what they were
     computed from. ``crowded``: whether the first segment would be computed whole; ``dear``: whether computing it in
-    parts would take a good part of that. ``tick``: whether it is the turn of what waits for its clock. ``behind``:
-    whether earlier changes still wait. ``overdue``: whether the last frame computed in full is older than allowed.
+    parts would take a good part of that. ``faint``: whether all changes are hardly above the threshold. ``tick``:
+    whether it is the turn of what waits for its clock. ``behind``: whether earlier changes still wait. ``overdue``:
+    whether the last frame computed in full is older than allowed.
     ``cut``: whether a new scene began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the
     picture that its motion does not account for, None where that was not measured. ``trusted``: whether moving answers
     along has kept the budget.
@@ -84,6 +85,7 @@ class Sight:
     dirty: float
     crowded: bool
     dear: bool = False
+    faint: bool = False
     tick: bool = True
     behind: bool = False
     overdue: bool = False
@@ -96,8 +98,8 @@ class Sight:
 def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
     """Whether a frame is computed in full, in part, moved along from the key frame, or left as it is.
 
-    Small changes are computed at once; what takes about as much as the whole frame waits, ``held``, for the clock that
-    the audit allows.
+    Small changes are computed at once, unless they are faint; these, and what takes about as much as the whole frame,
+    wait, ``held``, for the clock that the audit allows.
 
     ``key_every``: frames from one key frame to the next, as far as the audit lets them be apart.
     """
@@ -109,6 +111,6 @@ def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
     if moves:
         lost = sight.unexplained is not None and sight.unexplained > UNEXPLAINED
         return "key" if lost or sight.overdue or sight.age >= key_every else "warped"
-    if (sight.crowded or sight.dear) and not (sight.tick or sight.overdue):
+    if (sight.crowded or sight.dear or sight.faint) and not (sight.tick or sight.overdue):
         return "held"
     return "dense" if sight.crowded else "partial"

@@ -280,8 +280,9 @@ class Engine:
 
     def _stem_error(self, state: StreamState) -> StemError:
         """What leaving bands out of the picture at hand changes at most."""
-        with self.profiler.span("certify"):
+        with self.profiler.span("certify") as span:
             (picture,) = state.picture.planes.values()
             measured = [(one, one.measure(picture[0])) for one in self.program.certificates]
             bound = max(float(one.bound(levels).max()) for one, levels in measured)
+            span.why = f"at most {bound:.1g}"
             return StemError(bound, max(float(one.rms(levels).max()) for one, levels in measured))

@@ -19,6 +19,7 @@ from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
 from sharedbb.types import Frame, Geometry
 
+FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait for the clock
 LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
 TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
 PERHAPS_CUT = 0.3  # of the cells differ from the reference at a scene cut, at least
@@ -85,7 +86,8 @@ class Memory:
         self._pause = self._crowds = 0
         self._patience, self._just_begun = LONGEST_PAUSE, False
         self._frame: Frame | None = None
-        self.refreshed = 0.0
+        self.refreshed, self._faint = 0.0, False
+        self._since_full = self._full_before = 0
         self._looked = self._rekey = self._refreshes = False
 
     def forget(self) -> None:
@@ -96,6 +98,7 @@ class Memory:
         """Compare the latest picture, of this frame, with what the cached features were computed from."""
         timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
+        self._since_full += 1
         self._pause = max(0, self._pause - 1)
         if self.trust.is_paused or self._pause:
             self._looked = self.known = False
@@ -114,6 +117,7 @@ class Memory:
             dirty=dirty,
             crowded=share == 1.0,
             dear=share > DEAR and self._exact is None,
+            faint=self._faint and self._dirty is not None,
             tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
             overdue=self._refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
@@ -127,7 +131,9 @@ class Memory:
         """The cells to take anew."""
         if self._exact is not None:
             return self._exact.look(picture, _arrays(self.reference)) if self.known else None
-        mask: Mask = self._noisy.look(picture) > self.threshold
+        levels = self._noisy.look(picture)
+        mask: Mask = levels > self.threshold
+        self._faint = not (levels > FAINT * self.threshold).any()
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
         self._refreshes = due is not None
         self.refreshed = 0.0 if due is None else float((due & ~mask).mean())
@@ -236,6 +242,7 @@ class Memory:
             self._noisy.adopt()
             self._begin_key()
         self.known, self._age, self._dirty, self._dirty_since = self._looked, 0, None, None
+        self._full_before, self._since_full = self._since_full, 0
         for part in self.parts:
             part.settle()
         self._whole_heads.update(self._program.heads)
@@ -368,13 +375,15 @@ class Memory:
     def is_audited(self, mode: str) -> bool:
         """Whether it is the turn of the frame at hand, computed in this mode, to be computed in full as well."""
         self._waited = self._dirty is not None or any(part.pending is not None for part in self.parts)
-        return self._canary.turn(mode)
+        chosen = self._canary.turn(mode)
+        return chosen or (self._bargain.audit > 0 and mode != "warped" and self._since_full >= self.trust.horizon)
 
     def learn(self, mode: str, errors: Mapping[str, float]) -> None:
         """Take in how far the answers of a frame were off that was computed one way and then in full."""
         by_motion = mode == "warped" and self._bargain.mode == "auto"
         trust = self.motion_trust if by_motion else self.trust
-        trust.learn(errors, waited=self._waited or mode == "warped")
+        age = 0 if mode == "warped" else self._full_before
+        trust.learn(errors, waited=self._waited or mode == "warped", age=age)
         self.error.update({head: trust.error[head] for head in errors})
 
     def news(self, head: str) -> str:

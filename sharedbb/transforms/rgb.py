@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.errors import FrameError
+from sharedbb.transforms.colour import Colour
 from sharedbb.types import Fit, Frame, Geometry, Normalization, Size
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ AREA_BELOW = 0.5
 
 # Decoders' formats of three planes, chroma at half the resolution.
 HALF_CHROMA = ("yuv420p", "yuvj420p")
+
+# What OpenCV takes planes for.
+OPENCVS = Colour("bt601", "limited")
+
+# Grey levels of red, green and blue by which swscale's conversion of such planes is too dark on average.
+CUT_OFF = {"limited": (1, 1, 1, 0), "full": (0, 1, 0, 0)}
 
 # Pixels of a whole frame that is made large enough to be cropped.
 MOST_PLACED = 1 << 28
@@ -37,9 +44,10 @@ def placed(source: Size, network: Size, fit: Fit) -> Geometry:
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's frame is resized plane by plane and converted by swscale; arrays are resized by OpenCV (bilinear, or
-    area when shrinking to less than half). Letterbox bars hold the normalisation's mean, which the network reads as
-    zero.
+    A decoder's planes are resized by swscale and converted by OpenCV, which rounds. Planes of other colours than BT.601
+    of limited range are converted by swscale, which cuts off; what that takes away on average is added again. Arrays
+    are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the normalisation's
+    mean, which the network reads as zero.
     """
 
     def __init__(self, buffer: NDArray[np.uint8], fit: Fit, normalization: Normalization) -> None:
@@ -50,6 +58,7 @@ class RgbIntake:
         self._geometry: Geometry | None = None
         self._planes: VideoReformatter | None = None
         self._reformatter: VideoReformatter | None = None
+        self._samples = np.empty(0, np.uint8)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -70,11 +79,12 @@ class RgbIntake:
             if frame.pixels is not None and frame.pixels.shape == view.shape and frame.order == "bgr":
                 cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB, dst=view)
                 return geometry
-            resized = self._resized(frame, width, height)
+            resized = self._resized(frame, width, height, view)
         except (OSError, ValueError, cv2.error) as error:
             raise FrameError(f"frame {frame.index} of {frame.size} cannot be converted: {error}") from error
-        skip_y, skip_x = max(-top, 0), max(-left, 0)
-        view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
+        if resized is not view:
+            skip_y, skip_x = max(-top, 0), max(-left, 0)
+            view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
         return geometry
 
     def _placed(self, source: Size) -> Geometry:
@@ -85,9 +95,10 @@ class RgbIntake:
             self._picture[...] = self._bars
         return self._geometry
 
-    def _resized(self, frame: Frame, width: int, height: int) -> NDArray[np.uint8]:
+    def _resized(self, frame: Frame, width: int, height: int, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The whole frame as RGB of this size; in ``view``, where it fits and that saves a copy."""
         if frame.video is not None:
-            return self._from_video(frame.video, width, height)
+            return self._from_video(frame.video, width, height, view)
         pixels, order = frame.pixels, frame.order
         if frame.encoded is not None:
             pixels, order = frame.encoded.at_least(Size(height, width)), "bgr"
@@ -98,21 +109,36 @@ class RgbIntake:
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
         return pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
 
-    def _planes_reformatter(self) -> VideoReformatter:
-        if self._planes is None:
-            from av.video.reformatter import VideoReformatter
-
-            self._planes = VideoReformatter()
-        return self._planes
-
-    def _from_video(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    def _from_video(self, video: VideoFrame, width: int, height: int, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A decoder's frame as RGB: its planes are resized first, since there are far fewer pixels to convert then."""
         if self._reformatter is None:
             from av.video.reformatter import VideoReformatter
 
-            self._reformatter = VideoReformatter()
-        if (video.width, video.height) != (width, height) and video.format.name in HALF_CHROMA:
-            # Resizing the planes and then converting far fewer pixels takes less than half the time of one pass.
-            video = self._planes_reformatter().reformat(video, width, height, interpolation="BILINEAR", threads=1)
+            self._planes, self._reformatter = VideoReformatter(), VideoReformatter()
+        assert self._planes is not None
+        half = video.format.name in HALF_CHROMA
+        colour = Colour.of(video)
+        if half and (video.width, video.height) != (width, height):
+            video = self._planes.reformat(video, width, height, interpolation="BILINEAR", threads=1)
+        if half and colour == OPENCVS and width % 2 == 0 and height % 2 == 0:
+            gathered = self._gathered(video, width, height)
+            if view.shape == (height, width, 3):
+                cv2.cvtColor(gathered, cv2.COLOR_YUV2RGB_I420, dst=view)
+                return view
+            return cv2.cvtColor(gathered, cv2.COLOR_YUV2RGB_I420).view(np.uint8)
         small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = small.planes[0]
-        return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
+        rgb = np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
+        return cv2.add(rgb, np.array(CUT_OFF[colour.range], np.float64)).view(np.uint8) if half else rgb
+
+    def _gathered(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+        """The frame's planes below each other without gaps, as OpenCV takes them: [height * 3/2, width]."""
+        if self._samples.size != width * height * 3 // 2:
+            self._samples = np.empty(width * height * 3 // 2, np.uint8)
+        begin = 0
+        for plane in video.planes[:3]:
+            count = plane.width * plane.height
+            rows = np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), strides=(plane.line_size, 1))
+            self._samples[begin : begin + count].reshape(rows.shape)[...] = rows
+            begin += count
+        return self._samples.reshape(height * 3 // 2, width)

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from sharedbb.reuse.audit import (
     COMFORT,
+    DRIFT,
+    FARTHER,
     FIRST_AUDITS,
+    FIRST_HORIZON,
     FIRST_PAUSE,
     FLOORS,
     GROSS,
     LONGEST_CLOCK,
+    LONGEST_HORIZON,
     LONGEST_PAUSE,
     LOOSER,
     LOOSEST,
@@ -116,6 +120,32 @@ def test_the_worst_head_decides() -> None:
     trust = Trust(BUDGET)
     assert not trust.learn({"a": 0.0, "b": 1.0, "c": 0.0})
     assert trust.learn({})
+
+
+def test_what_adds_up_shortens_the_time_to_the_next_frame_in_full() -> None:
+    """In proportion to how far above the budget it came, and leaves thresholds and clock alone."""
+    trust = Trust(budget=0.02)
+    for _ in range(8):
+        trust.learn({"road": 0.04}, age=DRIFT + 20)
+    assert trust.horizon < FIRST_HORIZON
+    assert (trust.scale, trust.clock) == (Trust(0.02).scale, Trust(0.02).clock)
+    known = trust.horizon
+    for _ in range(20):
+        trust.learn({"road": 0.0}, age=known - 1)
+    assert trust.horizon == known
+    trust.learn({"road": 0.0}, age=known)
+    assert trust.horizon == int(FARTHER * known)
+    for _ in range(40):
+        trust.learn({"road": 0.0}, age=LONGEST_HORIZON)
+    assert trust.horizon == LONGEST_HORIZON
+
+
+def test_an_error_soon_after_a_frame_in_full_is_the_thresholds_doing() -> None:
+    trust = Trust(budget=0.02)
+    for _ in range(4):
+        trust.learn({"road": 0.1}, age=DRIFT)
+    assert trust.horizon == FIRST_HORIZON
+    assert trust.scale < 1
 
 
 def test_thresholds_have_limits() -> None:

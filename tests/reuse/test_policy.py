@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_little_is_done_in_tiles_at_once() -> None:
         assert work.cover is not None
         assert work.cover.bucket == 0
         assert sorted(zip(work.cover.rows.tolist(), work.cover.columns.tolist(), strict=True)) == [(0, 0), (128, 160)]
+
+
+@pytest.mark.parametrize(
+    ("tick", "overdue", "expected"), [(False, False, "held"), (True, False, "partial"), (False, True, "partial")]
+)
+def test_faint_changes_wait_for_their_turn(tick: bool, overdue: bool, expected: str) -> None:
+    sight = Sight(True, 0.05, False, faint=True, tick=tick, overdue=overdue)
+    assert how(Bargain("bounded"), sight, 4) == expected
+    assert how(Bargain("bounded"), replace(sight, faint=False), 4) == "partial"
 
 
 def test_the_cheapest_bucket_is_taken() -> None:

@@ -310,6 +310,20 @@ def test_errors_are_remembered_until_the_next_audit(programs: tuple[Program, Pro
     assert None not in errors[audited[0] :]
 
 
+@pytest.mark.parametrize("audit", [0.0, 1e-9])
+def test_frames_in_full_are_never_farther_apart_than_the_budget_allows(
+    programs: tuple[Program, Program], audit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharedbb.reuse.audit.FIRST_AUDITS", ())
+    held = Held(programs[0], audit=audit)
+    held.memory.trust.horizon = 6
+    picture = _texture(1).clip(0, 255).astype(np.uint8)
+    for _ in range(8):
+        held.step(picture)
+    assert held.modes == ["dense", *["still"] * 5, "audit" if audit else "still", "still"]
+    assert held.memory.trust.horizon == (9 if audit else 6)
+
+
 def test_no_change_waits_longer_than_it_may(programs: tuple[Program, Program]) -> None:
     """Frames come at irregular times; deep stages are only computed whole and would wait for eight frames."""
     limit = 350.0

@@ -67,7 +67,8 @@ def test_a_transform_is_read_by_its_type_and_written_back(given: str, expected: 
         ("{type: haar, levels: 3}", "3:33: transform.levels: must be 1 or 2, got 3"),
         (
             "{type: haar, level: 2}",
-            "3:25: transform.level: unknown field; did you mean 'levels'? (known: type, levels, layout, bands, certify)",
+            "3:25: transform.level: unknown field; did you mean 'levels'? "
+            "(known: type, levels, layout, bands, certify)",
         ),
         (
             "{type: haar, bands: lo}",

@@ -9,6 +9,7 @@ import pytest
 
 from sharedbb.errors import FrameError
 from sharedbb.transforms import RgbIntake
+from sharedbb.transforms.colour import Colour
 from sharedbb.types import Fit, Frame, Normalization, Size
 
 MEAN = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -97,7 +98,7 @@ def test_a_frame_that_swscale_cannot_read_is_said() -> None:
             raise av.error.InvalidDataError(1, "damaged planes")
 
     intake = RgbIntake(np.zeros((1, NETWORK.height, NETWORK.width, 3), np.uint8), "letterbox", MEAN)
-    intake._reformatter = Refuses()
+    intake._planes = intake._reformatter = Refuses()
     with pytest.raises(FrameError, match=r"frame 7 of 16x16 cannot be converted: .*damaged planes"):
         intake(Frame(7, 0.0, video=av.VideoFrame(16, 16, "yuv420p")))
 
@@ -107,3 +108,25 @@ def test_a_frame_too_narrow_to_be_cropped_is_refused_before_it_fills_the_memory(
     with pytest.raises(FrameError, match="20000x1 is too narrow to fill 640x384"):
         intake(Frame(0, 0.0, np.zeros((1, 20_000, 3), np.uint8)))
     assert intake(Frame(1, 0.0, np.zeros((9, 16, 3), np.uint8))).placed == (-22, 0, 683, 384)
+
+
+@pytest.mark.parametrize(("colorspace", "range_"), [(5, 1), (1, 1), (5, 2), (1, 2)])
+@pytest.mark.parametrize("size", [(96, 160), (50, 70)])
+def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: int, size: tuple[int, int]) -> None:
+    """Held against floating point: on average to half a level, whatever converts; the common case everywhere to one."""
+    height, width = size
+    video = av.VideoFrame(width, height, "yuv420p")
+    video.colorspace, video.color_range = colorspace, range_
+    random, planes = np.random.default_rng(0), []
+    for plane, (low, high) in zip(video.planes, ((60, 200), (110, 146), (110, 146)), strict=True):
+        rows = random.integers(low, high, (plane.height, plane.line_size), np.uint8)
+        plane.update(rows.tobytes())
+        planes.append(rows[:, : plane.width].astype(np.float64))
+    y, u, v = planes[0], *(one.repeat(2, 0).repeat(2, 1)[:height, :width] for one in planes[1:])
+    matrix, offset = Colour.of(video).to_rgb()
+    expected = (np.stack([y, u, v], -1) - offset) @ matrix.T
+    buffer = np.zeros((1, height, width, 3), np.uint8)
+    RgbIntake(buffer, "stretch", MEAN)(Frame(0, 0.0, video=video))
+    difference = buffer[0] - np.clip(expected, 0, 255)
+    assert np.abs(difference.mean((0, 1))).max() < 0.6
+    assert np.abs(difference).max() < (1.01 if (colorspace, range_) == (5, 1) else 3)
