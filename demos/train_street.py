@@ -149,6 +149,8 @@ def publish(options: argparse.Namespace) -> None:
     metrics = {split: judged(state, options.data, split) for split in ("val", "test")}
     rendered = len(pictures.cached_synthetic(options.run / "synthetic"))
     recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": rendered, "notes": options.note}
+    if options.start:
+        recipe["before"] = dict(artifact.load(options.start).manifest.recipe)
     publishing.publish(untrained()[0], state, metrics, recipe, options.out)
     print(json.dumps(metrics, indent=1), flush=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -76,11 +76,11 @@ The labels of `surface` are CamVid's. The other three are derived from them, and
 
 ## How it was trained
 
-From random weights, no pretraining: {steps} steps of batch {batch}, {minutes:.0f} minutes on two CPU cores in bfloat16,
-by `demos/train_street.py`. Crops of {crops}; scale 0.5–2, flips, colour, blur and noise.
-AdamW, {lr:g} with a cosine to zero, weight decay {decay:g}; the shipped weights are a moving average ({averaging}).
+By `demos/train_street.py` on two CPU cores in bfloat16; crops with scale 0.5–2, flips, colour, blur and noise.
 Cross-entropy with mild class weights (`surface`), focal loss and GIoU (`objects`), weighted cross-entropy (`edges`),
-binary cross-entropy (`scene`).{notes}
+binary cross-entropy (`scene`). AdamW with a cosine to zero; the shipped weights are a moving average.
+
+{courses}
 
 ## Limits
 
@@ -121,16 +121,29 @@ def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[st
         area=MIN_OBJECT_AREA,
         side=MIN_OBJECT_SIDE,
         share=MIN_TAG_SHARE,
-        steps=recipe["step"],
-        batch=recipe["batch"],
-        minutes=recipe["seconds"] / 60,
-        crops=", then ".join(f"{height}×{width}" for _, height, width in recipe["crops"]),
-        lr=recipe["lr"],
-        decay=recipe["weight_decay"],
-        averaging=recipe["averaging"],
-        notes="".join(f"\n{fill(note, 118)}" for note in recipe.get("notes", ())),
+        courses="\n".join(fill(f"* {line}", 118, subsequent_indent="  ") for line in _courses(recipe)),
         limits="\n".join(fill(f"* {line}", 118, subsequent_indent="  ") for line in LIMITS),
     )
+
+
+def _courses(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence or more for each training, the first one first."""
+    before = recipe.get("before")
+    if before:
+        yield from _courses(before)
+    crops = ", then ".join(f"{height}×{width}" for _, height, width in recipe["crops"])
+    steady = (
+        " Every crop was seen twice, the second time with a camera's and a codec's noise, and had to be answered alike "
+        "(`demos/street/steady.py`)."
+        if recipe.get("steady")
+        else ""
+    )
+    yield (
+        f"{'From those weights' if before else 'From random weights, no pretraining'}: {recipe['step']} steps of batch "
+        f"{recipe['batch']} in {recipe['seconds'] / 60:.0f} minutes, crops of {crops}, learning rate {recipe['lr']:g}, "
+        f"weight decay {recipe['weight_decay']:g}, averaging {recipe['averaging']:g}.{steady} "
+        + " ".join(recipe.get("notes", ()))
+    ).rstrip()
 
 
 def _class_row(name: str, *splits: Mapping[str, Any]) -> tuple[Any, ...]:
