@@ -224,6 +224,9 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
     """
     check_heads(artifact, heads)
     own, stored = module.state_dict(), artifact.weights
+    completed = getattr(getattr(module, "backbone", None), "completed", None)
+    if completed is not None:  # a backbone that can begin with the weights of a plainer one
+        stored = completed(stored, "backbone.")
     missing = [name for name in own if name not in stored]
     if missing:
         raise WeightsError(

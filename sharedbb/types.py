@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -278,6 +279,17 @@ class StemError:
 
     bound: float
     rms: float
+
+    def __str__(self) -> str:
+        return f"at most {rounded_up(self.bound)}"
+
+
+def rounded_up(bound: float) -> str:
+    """A bound in two digits, never below it."""
+    if bound <= 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(bound)) - 1)
+    return f"{math.ceil(bound / unit - 1e-9) * unit:.2g}"
 
 
 @dataclass(slots=True)

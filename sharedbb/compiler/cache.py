@@ -35,7 +35,8 @@ def folder() -> Path:
 
 def key(facts: Mapping[str, Any]) -> str:
     """A digest of everything that decides the compiled result: ``facts``, versions, the package's own source."""
-    text = json.dumps({**facts, "installed": _installed(), "source": _source()}, sort_keys=True, default=str)
+    everything = {"facts": facts, "installed": _installed(), "package": _source()}
+    text = json.dumps(everything, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

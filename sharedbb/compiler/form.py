@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from sharedbb import media
 from sharedbb.media.sources import PictureSource
+from sharedbb.media.video import VideoSource
 from sharedbb.program import Intake
 from sharedbb.spec import Input
 from sharedbb.spec.transforms import AnyTransform, AutoTransform, Yuv420Transform
@@ -78,14 +80,21 @@ class Given:
 
     @classmethod
     def of(cls, source: Any, transform: AnyTransform) -> Given:
-        """The first frame of a file or folder, where the transform depends on it; nothing is known of live sources."""
-        if source is None or not _depends(transform):
+        """The first frame of a video, where the transform depends on it.
+
+        Nothing is known of live sources, of pictures, and of sources that may give their frames only once. Raises
+        SourceError for a file that cannot be read.
+        """
+        if not _depends(transform):
             return cls()
-        opened = media.open_source(source)
-        if opened.live or isinstance(opened, PictureSource):
+        if not isinstance(source, str | Path | VideoSource):
             return cls()
-        frames = iter(opened)
-        with closing(frames):  # type: ignore[type-var]
+        with ExitStack() as stack:
+            opened = source if isinstance(source, VideoSource) else stack.enter_context(media.open_source(source))
+            if opened.live or isinstance(opened, PictureSource):
+                return cls()
+            frames = iter(opened)
+            stack.callback(getattr(frames, "close", lambda: None))
             return cls(next(frames, None))
 
     @property
@@ -96,14 +105,14 @@ class Given:
 
     @property
     def colour(self) -> Colour | None:
-        """By the stream's own tags, where there are any."""
+        """By the stream's own tags, where it is a video in Y'CbCr."""
         video = self.frame.video if self.frame is not None else None
-        return Colour.of(video) if video is not None and self.planes else None
+        return Colour.of(video) if video is not None and not video.format.is_rgb else None
 
     @property
     def decides(self) -> str:
         """What of it the compiled network depends on, for the cache's key."""
-        return f"{self.planes} {self.colour} {self.frame and self.frame.size}"
+        return f"{self.planes} {self.colour}"
 
 
 def _depends(transform: AnyTransform) -> bool:

@@ -185,7 +185,8 @@ class Shared(nn.Module):
         try:
             form = TypeAdapter[AnyTransform](Transform).validate_python(given or {})
         except ValidationError as error:
-            raise SpecError([Problem("transform", fault["msg"]) for fault in error.errors()]) from None
+            faults = [(".".join(map(str, ("transform", *fault["loc"][1:]))), fault["msg"]) for fault in error.errors()]
+            raise SpecError([Problem(*fault) for fault in faults]) from None
         if isinstance(form, LowResolutionTransform):
             message = "merged networks have one size; low_resolution needs a pipeline"
             raise SpecError([Problem("transform", message)])

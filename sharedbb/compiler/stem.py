@@ -33,8 +33,9 @@ from sharedbb.transforms.bands import Bands, Decomposition, phases, wavelet_band
 from sharedbb.transforms.certificate import Certificate
 from sharedbb.transforms.colour import Colour
 from sharedbb.transforms.fold import Folded, Pair, fold_bands, fold_planes
+from sharedbb.transforms.wavelet_filters import deepest, filter_bank
 from sharedbb.transforms.yuv420 import PLANES
-from sharedbb.types import Normalization, Plane
+from sharedbb.types import Normalization, Plane, rounded_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class StemFacts:
         )
         error = f"exact {self.exact}".rstrip()
         if self.certificate is not None:
-            largest, left_out = self.certificate.bound().max(), ", ".join(self.certificate.names)
-            error = f"without {left_out} off by {largest:.3g} at most on any picture"
+            largest, left_out = float(self.certificate.bound().max()), ", ".join(self.certificate.names)
+            error = f"without {left_out} off by {rounded_up(largest)} at most on any picture"
         return (
             f"{self.origin}: {before} → {after} channels, {self.taps_after} taps; "
             f"{self.bytes_before} → {self.bytes_after} bytes a frame; {error}"
@@ -138,6 +139,8 @@ def transformed(
             raise TransformError("auto names no transform by itself: what is fastest is measured first")
         case Yuv420Transform():
             return _on_planes(fold_batch_norms(graph), normalization, colour_of(transform, colour))
+    if not isinstance(transform, SpaceToDepthTransform):
+        _check_levels(graph, transform)
     return _on_bands(fold_batch_norms(graph), _decomposition(transform), normalization)
 
 
@@ -164,6 +167,18 @@ def colour_of(transform: Yuv420Transform, tagged: Colour | None) -> Colour:
         tagged.matrix if transform.matrix == "auto" else transform.matrix,
         tagged.range if transform.range == "auto" else transform.range,
     )
+
+
+def _check_levels(graph: Graph, transform: HaarTransform | WaveletTransform) -> None:
+    """Refuse levels of which no coefficient would be free of the picture's borders."""
+    name = transform.wavelet if isinstance(transform, WaveletTransform) else "haar"
+    sides = graph.by_name[graph.inputs[0]].shape[-2:]
+    most = deepest(sides, [filter_bank(name)] * 2)
+    if transform.levels > most:
+        raise TransformError(
+            f"transform.levels: {transform.levels} levels of {name} are too deep for a picture of "
+            f"{sides[1]}x{sides[0]}; it takes {most} at most"
+        )
 
 
 def _decomposition(transform: SpaceToDepthTransform | HaarTransform | WaveletTransform) -> Decomposition:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Literal
 
@@ -33,6 +33,19 @@ def changed(answer: Any, dense: Any) -> float | None:
     """The share of an answer that differs from the dense one; None of answers that cannot tell."""
     share = getattr(answer, "changed", None)
     return None if share is None else float(share(dense))
+
+
+@contextmanager
+def _reduced(source: Any, intake: Any) -> Iterator[None]:
+    """Meanwhile a source that can decode pictures at less than their size does so, as far as the intake allows."""
+    if not hasattr(source, "at_least"):
+        yield
+        return
+    before, source.at_least = source.at_least, intake.needs
+    try:
+        yield
+    finally:
+        source.at_least = before
 
 
 def _closing(source: Any) -> AbstractContextManager[Any]:
@@ -121,10 +134,12 @@ class Engine:
         """
         opened = self._open_source(source)
         self.reset(name)
-        if hasattr(opened, "at_least"):
-            opened.at_least = self.state(name).intake.needs
         live = bool(getattr(opened, "live", False))
-        with _closing(opened), Prefetch(opened, self.program.queue, self.program.when_late, live) as frames:
+        with (
+            _closing(opened),
+            _reduced(opened, self.state(name).intake),
+            Prefetch(opened, self.program.queue, self.program.when_late, live) as frames,
+        ):
             dropped = 0
             for frame in islice(frames, max_frames):
                 for _ in range(frames.dropped - dropped):
@@ -275,14 +290,18 @@ class Engine:
         if memory is not None:
             work = memory.work()
             self.profiler.computed(mode, work, memory.refreshed, memory.error)
-        error = self._stem_error(state) if self.program.certificates else None
+        error = self._stem_error(due, state, mode) if self.program.certificates else None
         return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work, error)
 
-    def _stem_error(self, state: StreamState) -> StemError:
-        """What leaving bands out of the picture at hand changes at most."""
+    def _stem_error(self, due: FramePlan, state: StreamState, mode: str) -> StemError | None:
+        """What leaving bands out changes at most in the picture that the stem has read; None where it did not run."""
+        if mode in ("still", "held", "warped") or not due.due:
+            return None
         with self.profiler.span("certify") as span:
-            (picture,) = state.picture.planes.values()
+            read = state.picture if state.memory is None else state.memory.reference
+            (picture,) = read.planes.values()
             measured = [(one, one.measure(picture[0])) for one in self.program.certificates]
             bound = max(float(one.bound(levels).max()) for one, levels in measured)
-            span.why = f"at most {bound:.1g}"
-            return StemError(bound, max(float(one.rms(levels).max()) for one, levels in measured))
+            error = StemError(bound, max(float(one.rms(levels).max()) for one, levels in measured))
+            span.why = str(error)
+            return error

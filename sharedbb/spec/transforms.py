@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from sharedbb.spec.faults import (
     MISSING_FIELD,
@@ -48,6 +48,13 @@ class SpaceToDepthTransform(Spec):
     """Side of a block in pixels; must divide the stride of the first convolution."""
 
 
+def _certifiable(certify: bool, info: ValidationInfo) -> bool:
+    """Refuse a certificate where nothing is left out."""
+    if certify and info.data.get("bands") == "all":
+        raise said("needs bands that are left out: with bands 'all' the answers are exact")
+    return certify
+
+
 class HaarTransform(Spec):
     """Haar's wavelet decomposition, the first convolution folded to read its bands. Exact with all of them."""
 
@@ -67,11 +74,18 @@ class HaarTransform(Spec):
     certify: Flag = False
     """Whether every result says by how much the stem can be off on that frame (`stem_error`); takes 2 to 10 ms."""
 
+    @field_validator("certify")
+    @classmethod
+    def _of_something(cls, certify: bool, info: ValidationInfo) -> bool:
+        return _certifiable(certify, info)
+
 
 def _discrete(wavelet: str) -> str:
     import pywt
 
     known = pywt.wavelist(kind="discrete")
+    if wavelet == "dmey":
+        raise said("cannot be 'dmey': its filters do not give the picture back; take 'sym8' or 'db8', say")
     if wavelet not in known:
         near = get_close_matches(wavelet.lower(), known, n=4) or ["haar", "db2", "sym4", "bior2.2"]
         raise said(f"must be a discrete wavelet of PyWavelets, such as {alternatives(near)}, got {shown(wavelet)}")
@@ -96,6 +110,11 @@ class WaveletTransform(Spec):
 
     certify: Flag = False
     """Whether every result says by how much the stem can be off on that frame (`stem_error`); takes 2 to 10 ms."""
+
+    @field_validator("certify")
+    @classmethod
+    def _of_something(cls, certify: bool, info: ValidationInfo) -> bool:
+        return _certifiable(certify, info)
 
 
 class Yuv420Transform(Spec):

@@ -43,7 +43,8 @@ TAGGED: Mapping[int, Matrix] = {
 UNTAGGED: Matrix = "bt601"
 """What swscale takes where the tag is missing or another one, at any size; both ways into the network agree on it."""
 
-FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
+RANGES: Mapping[int, Range] = {1: "limited", 2: "full"}
+"""A stream's range by its tag (FFmpeg's AVColorRange)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,15 @@ class Colour:
         return f"{self.matrix} {self.range}"
 
     @classmethod
-    def of(cls, video: VideoFrame) -> Colour:
-        """What a decoder's frame says of itself; where it says nothing, what swscale takes: BT.601, limited.
+    def of(cls, video: VideoFrame, untagged: Colour | None = None) -> Colour:
+        """What a decoder's frame says of itself; where it says nothing, ``untagged``: what swscale takes without one.
 
-        Formats of the family ``yuvj`` are of full range whatever their tag says.
+        That is BT.601, limited. Formats of the family ``yuvj`` are of full range whatever their tag says.
         """
-        full = video.color_range == FULL_RANGE or video.format.name.startswith("yuvj")
-        return cls(TAGGED.get(int(video.colorspace), UNTAGGED), "full" if full else "limited")
+        otherwise = untagged or cls()
+        known = RANGES.get(int(video.color_range), otherwise.range)
+        matrix = TAGGED.get(int(video.colorspace), otherwise.matrix)
+        return cls(matrix, "full" if video.format.name.startswith("yuvj") else known)
 
     def from_rgb(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Matrix A [3, 3] and offset b [3] of ``yuv = A @ rgb + b``."""

@@ -22,11 +22,14 @@ AREA_BELOW = 0.5
 # Decoders' formats of three planes, chroma at half the resolution.
 HALF_CHROMA = ("yuv420p", "yuvj420p")
 
+# The same samples as yuv420p, in another order.
+INTERLEAVED = ("nv12", "nv21")
+
 # What OpenCV takes planes for.
 OPENCVS = Colour("bt601", "limited")
 
 # Grey levels of red, green and blue by which swscale's conversion of such planes is too dark on average.
-CUT_OFF = {"limited": (1, 1, 1, 0), "full": (0, 1, 0, 0)}
+CUT_OFF = {"limited": np.array([1.0, 1, 1, 0]), "full": np.array([0.0, 1, 0, 0])}
 
 # Pixels of a whole frame that is made large enough to be cropped.
 MOST_PLACED = 1 << 28
@@ -116,10 +119,25 @@ class RgbIntake:
 
             self._planes, self._reformatter = VideoReformatter(), VideoReformatter()
         assert self._planes is not None
-        half = video.format.name in HALF_CHROMA
-        colour = Colour.of(video)
-        if half and (video.width, video.height) != (width, height):
-            video = self._planes.reformat(video, width, height, interpolation="BILINEAR", threads=1)
+        colour, form = Colour.of(video), video.format
+        half = form.name in HALF_CHROMA or form.name in INTERLEAVED
+        if not form.is_rgb and (half or form.name != "yuv444p"):
+            # Straight to RGB swscale is two levels too dark for these. What has more chroma than 4:2:0 keeps it.
+            planes = "yuv420p" if half else "yuv444p"
+            levels = 2 if colour.range == "full" else 1
+            if (video.width, video.height, form.name) != (width, height, planes) and form.name != "yuvj420p":
+                video = self._planes.reformat(
+                    video,
+                    width,
+                    height,
+                    planes,
+                    interpolation="BILINEAR",
+                    src_color_range=levels,
+                    dst_color_range=levels,
+                    threads=1,
+                )
+            elif (video.width, video.height) != (width, height):
+                video = self._planes.reformat(video, width, height, interpolation="BILINEAR", threads=1)
         if half and colour == OPENCVS and width % 2 == 0 and height % 2 == 0:
             gathered = self._gathered(video, width, height)
             if view.shape == (height, width, 3):
@@ -129,7 +147,7 @@ class RgbIntake:
         small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = small.planes[0]
         rgb = np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
-        return cv2.add(rgb, np.array(CUT_OFF[colour.range], np.float64)).view(np.uint8) if half else rgb
+        return cv2.add(rgb, CUT_OFF[colour.range]).view(np.uint8) if half else rgb
 
     def _gathered(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
         """The frame's planes below each other without gaps, as OpenCV takes them: [height * 3/2, width]."""

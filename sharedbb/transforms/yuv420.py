@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sharedbb.errors import FrameError, TransformError
 from sharedbb.transforms.colour import Colour
-from sharedbb.transforms.rgb import HALF_CHROMA, RgbIntake, placed
+from sharedbb.transforms.rgb import HALF_CHROMA, INTERLEAVED, RgbIntake, placed
 from sharedbb.types import Fit, Frame, Geometry, Normalization, Size
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ Image = NDArray[np.uint8]
 
 PLANES = ("input.y", "input.u", "input.v")
 """The names of the graph's inputs, in the order of a decoder's planes."""
-
-INTERLEAVED = ("nv12", "nv21")  # the same samples as yuv420p; only their order is another
 
 
 class Yuv420Intake:
@@ -74,7 +72,7 @@ class Yuv420Intake:
         left, top, width, height = geometry.placed
         try:
             y, u, v = self._resized(frame.video, width, height)
-            own = Colour.of(frame.video)
+            own = Colour.of(frame.video, self._colour)
             if own != self._colour:
                 self._reasons[f"{own} converted to {self._colour}"] = None
                 y, u, v = recoloured(y, u, v, own, self._colour)
@@ -105,7 +103,7 @@ class Yuv420Intake:
         else:
             if name not in INTERLEAVED:
                 self._reasons[f"{name} converted to yuv420p"] = None
-            levels = 2 if Colour.of(video).range == "full" else 1
+            levels = 2 if Colour.of(video, self._colour).range == "full" else 1
             small = self._reformatter.reformat(
                 video,
                 width,

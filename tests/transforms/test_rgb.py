@@ -130,3 +130,21 @@ def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: i
     difference = buffer[0] - np.clip(expected, 0, 255)
     assert np.abs(difference.mean((0, 1))).max() < 0.6
     assert np.abs(difference).max() < (1.01 if (colorspace, range_) == (5, 1) else 3)
+
+
+@pytest.mark.parametrize("form", ["yuv422p", "yuv444p", "yuv420p10le", "nv12"])
+@pytest.mark.parametrize("size", [(96, 160), (120, 200)])
+def test_planes_of_other_formats_are_no_darker(form: str, size: tuple[int, int]) -> None:
+    """A picture of large flat patches, so that sampling and resizing change little."""
+    random = np.random.default_rng(0)
+    patches = random.integers(70, 180, (size[0] // 8, size[1] // 8, 3), np.uint8)
+    rgb = np.ascontiguousarray(patches.repeat(8, 0).repeat(8, 1))
+    video = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+        format="yuv444p", interpolation=0x2 | 0x40000 | 0x2000
+    )
+    buffers = []
+    for name in ("yuv420p", form):
+        buffer = np.zeros((1, 96, 160, 3), np.uint8)
+        RgbIntake(buffer, "stretch", MEAN)(Frame(0, 0.0, video=video.reformat(format=name)))
+        buffers.append(buffer[0].astype(np.float64))
+    assert np.abs((buffers[1] - buffers[0]).mean((0, 1))).max() < 1.2
