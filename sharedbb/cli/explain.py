@@ -22,6 +22,8 @@ from sharedbb.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sharedbb.program import Program
+
 
 def explain(
     pipeline: PipelineArgument,
@@ -30,6 +32,10 @@ def explain(
     backend: BackendOption = None,
     precision: PrecisionOption = None,
     no_cache: NoCacheOption = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", metavar="FILE", help="What it will run on, for transforms that depend on it."),
+    ] = None,
     dot_file: Annotated[
         Path | None, typer.Option("--dot", metavar="FILE|-", help="Write the graph for Graphviz, - for stdout.")
     ] = None,
@@ -46,18 +52,29 @@ def explain(
 
     from rich.console import Console
 
+    from sharedbb import media
     from sharedbb.cli.describe import describe, dot
     from sharedbb.cli.files import STDOUT
 
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
-    engine = compiled(spec, Console(stderr=True), no_cache=no_cache)
+    opened = media.open_source(source) if source else None
+    engine = compiled(spec, Console(stderr=True), source=opened, no_cache=no_cache)
     description = describe(engine.program)
     if STDOUT not in (dot_file, json_file):
-        _show(description, Console(highlight=False))
+        console = Console(highlight=False)
+        _show(description, console)
+        _list("Smaller sizes of the same network:", map(_size, engine.smaller), console)
     if dot_file is not None:
         _write(dot_file, dot(description))
     if json_file is not None:
         _write(json_file, json.dumps(description, indent=2) + "\n")
+
+
+def _size(program: Program) -> str:
+    """One size of a ladder: how large, and what all heads take there."""
+    stages = program.stages_for(frozenset(program.heads))
+    milliseconds = sum(stage.facts.measured_ms or 0.0 for stage in stages)
+    return f"{program.size}: {milliseconds:.2f} ms for all heads"
 
 
 def _write(path: Path, text: str) -> None:

@@ -147,6 +147,11 @@ class Engine:
                 dropped = frames.dropped
                 yield self.step(frame, stream=name)
 
+    @property
+    def smaller(self) -> tuple[Program, ...]:
+        """The same network for smaller inputs, where the pipeline has several sizes."""
+        return ()
+
     def state(self, stream: str = "main") -> StreamState:
         """What a stream remembers; made at its first use."""
         if stream not in self._states:

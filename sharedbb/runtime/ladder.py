@@ -64,6 +64,11 @@ class Ladder(Engine):
         self._costs = [own / macs[0] if macs[0] else 1.0 for own in macs]
         self._places: dict[str, Place] = {}
 
+    @property
+    def smaller(self) -> tuple[Program, ...]:
+        """The programs of all sizes but the first."""
+        return self.programs[1:]
+
     def state(self, stream: str = "main") -> StreamState:
         """What a stream remembers at the size in use."""
         if stream not in self._places:

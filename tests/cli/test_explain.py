@@ -40,3 +40,12 @@ def test_a_pipeline_that_does_not_hold_together(sharedbb: Callable[..., Any], ti
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 2
     assert all(line.startswith("sharedbb: error: ") for line in ended.err.splitlines())
+
+
+def test_sizes_and_what_a_source_decides_are_shown(sharedbb: Callable[..., Any], tiny: Path, clip: Path) -> None:
+    ladder = "transform={type: low_resolution, sizes: [[96, 160], [64, 96]]}"
+    told = sharedbb("explain", tiny, "--set", ladder).out.partition("Smaller sizes of the same network:")[2]
+    assert "96x64: " in told
+    auto = sharedbb("explain", tiny, "--set", "transform.type=auto", "--source", clip)
+    assert "intake and network by form: rgb " in auto.out
+    assert "yuv420 " in auto.out
