@@ -24,6 +24,10 @@ PLANES = ("input.y", "input.u", "input.v")
 """The names of the graph's inputs, in the order of a decoder's planes."""
 
 
+# The pixels of a chroma sample.
+SQUARE = np.ones((2, 2), np.uint8)
+
+
 class Yuv420Intake:
     """Fills one stream's planes with each frame: Y (1, height, width, 1), U and V (1, height/2, width/2, 1), uint8.
 
@@ -31,6 +35,8 @@ class Yuv420Intake:
     those which that would convert. Frames of other chroma sampling or depth are brought to 4:2:0 of eight bits, frames
     of another matrix or range to ``colour``, pictures in RGB are placed as by ``RgbIntake`` and converted; ``reasons``
     says which of this was needed. Letterbox bars hold the normalisation's mean.
+
+    Colours that no RGB picture has, as codecs make them in the dark, lose the chroma that is too much.
 
     Luma lies exactly where the geometry says. Where that puts the picture's left or upper edge at an odd pixel, a
     chroma sample of the network covers halves of two of the picture's, and holds their mean. An odd width or height of
@@ -52,6 +58,7 @@ class Yuv420Intake:
         self._reformatter: VideoReformatter | None = None
         self._rgb: tuple[Image, RgbIntake] | None = None
         self._reasons: dict[str, None] = {}
+        self._least = _least(colour)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -81,7 +88,20 @@ class Yuv420Intake:
         _put(self._y, y, left, top)
         for plane, chroma in ((self._u, u), (self._v, v)):
             _put(plane, _aligned(chroma, left, top, width, height), left // 2, top // 2)
+        self._desaturate()
         return geometry
+
+    def _desaturate(self) -> None:
+        """Take away the chroma of dark places that no RGB colour has: the way by RGB clips such colours.
+
+        A sample keeps what any of its four pixels could have.
+        """
+        height, width = self._u.shape
+        brightest = cv2.resize(
+            cv2.dilate(self._y, SQUARE, anchor=(0, 0)), (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        for plane, least in zip((self._u, self._v), self._least, strict=True):
+            cv2.max(plane, cv2.LUT(brightest, least), dst=plane)
 
     def _placed(self, source: Size) -> Geometry:
         """The geometry of this frame size; a new one clears the bars."""
@@ -211,3 +231,14 @@ def _aligned(chroma: Image, left: int, top: int, width: int, height: int) -> Ima
 def _between(plane: NDArray[Any]) -> Image:
     """The means of each two neighbours in a row, rounded."""
     return cv2.addWeighted(plane[:, :-1], 0.5, plane[:, 1:], 0.5, 0).view(np.uint8)
+
+
+def _least(colour: Colour) -> list[Image]:
+    """By luma, the least Cb that leaves blue at 0 or more, and the least Cr that leaves red there: uint8 [256] each.
+
+    Each of the two depends on one chroma alone.
+    """
+    matrix, offset = colour.to_rgb()
+    grey = np.maximum(matrix[0, 0] * (np.arange(256) - offset[0]), 0)
+    slopes = (matrix[2, 1], matrix[0, 2])
+    return [np.floor(128 - grey / slope).clip(0, 255).astype(np.uint8) for slope in slopes]

@@ -160,8 +160,9 @@ def test_odd_sizes_and_places_are_at_most_one_chroma_sample_off(size: tuple[int,
     ],
 )
 def test_at_odd_edges_chroma_is_the_mean_of_what_it_covers(
-    size: tuple[int, int], fit: Fit, corner: tuple[int, int]
+    size: tuple[int, int], fit: Fit, corner: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Yuv420Intake, "_desaturate", lambda _: None)
     video = decoded(noise(*size), codec="ffv1")
     y, u, v, geometry, _ = taken(Frame(0, 0.0, video=video), fit)
     left, top, width, height = geometry.placed
@@ -343,3 +344,24 @@ class TestErrors:
         intake = Yuv420Intake(buffers(Size(384, 640)), "crop", MEAN, Colour())
         with pytest.raises(FrameError, match="20000x1 is too narrow to fill 640x384"):
             intake(Frame(0, 0.0, video=av.VideoFrame(20_000, 1, "yuv420p")))
+
+
+@pytest.mark.parametrize("tags", [(5, 1), (1, 1), (5, 2)])
+def test_dark_colours_that_no_rgb_has_lose_what_is_too_much(tags: tuple[int, int]) -> None:
+    """Red and blue come out at zero, as the way by RGB clips them; a sample with a bright pixel stays as it is."""
+    video = av.VideoFrame(NETWORK.width, NETWORK.height, "yuv420p")
+    video.colorspace, video.color_range = tags
+    for plane, level in zip(video.planes, (20, 90, 100), strict=True):
+        plane.update(np.full((plane.height, plane.line_size), level, np.uint8).tobytes())
+    luma = np.frombuffer(video.planes[0], np.uint8).reshape(NETWORK.height, -1).copy()
+    luma[::16, 1::16] = 200
+    video.planes[0].update(luma.tobytes())
+    y, u, v, _, _ = taken(Frame(0, 0.0, video=video))
+    bright = y.reshape(NETWORK.height // 2, 2, NETWORK.width // 2, 2).max((1, 3)) == 200
+    assert bright.any()
+    assert (u[bright] == 90).all()
+    assert (v[bright] == 100).all()
+    matrix, offset = Colour.of(video).to_rgb()
+    red, _, blue = matrix @ (np.array([20, u[~bright][0], v[~bright][0]]) - offset)
+    assert -2.1 < red <= 0.1
+    assert -2.1 < blue <= 0.1
