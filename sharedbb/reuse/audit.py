@@ -12,12 +12,12 @@ from sharedbb.reuse.regions import Mask
 
 FIRST_AUDITS = (3, 12, 48)  # frames of a kind: the thresholds are only guesses there
 TIGHTER, LOOSER = 0.6, 1.4  # what a broken and a kept budget do to the thresholds
-TIGHTEST, LOOSEST = 0.3, 1.5  # what was looked at while nothing happened says little about what comes
+TIGHTEST, LOOSEST = 0.3, 2.5  # what was looked at while nothing happened says little about what comes
 SHORTEST_CLOCK, LONGEST_CLOCK = 1, 8
 COMFORT = 0.6  # of the budget: below it, more may be tolerated
 FIRST_PAUSE, LONGEST_PAUSE = 50, 800  # frames without reuse after the tightest thresholds broke the budget
 FLOORS = 3  # frames of which noise's own effect is measured
-LATEST = 0.3  # weight of the latest audit in the average
+LATEST = 0.2  # weight of the latest audit in the average
 DRIFT = 10  # frames after one in full from which on an error is put down to what has added up since
 FIRST_HORIZON, SHORTEST_HORIZON, LONGEST_HORIZON = 40, 8, 400  # frames from one in full to the next
 WITHIN, FARTHER = 0.8, 1.5  # of the frames that kept the budget; and what a kept one does to the horizon

@@ -12,6 +12,8 @@ from sharedbb.errors import FrameError
 from sharedbb.transforms.colour import Colour
 from sharedbb.types import Fit, Frame, Geometry, Normalization, Size
 
+Image = NDArray[np.uint8]
+
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.video.reformatter import VideoReformatter
@@ -24,9 +26,6 @@ HALF_CHROMA = ("yuv420p", "yuvj420p")
 
 # The same samples as yuv420p, in another order.
 INTERLEAVED = ("nv12", "nv21")
-
-# What OpenCV takes planes for.
-OPENCVS = Colour("bt601", "limited")
 
 # Grey levels of red, green and blue by which swscale's conversion of such planes is too dark on average.
 CUT_OFF = {"limited": np.array([1.0, 1, 1, 0]), "full": np.array([0.0, 1, 0, 0])}
@@ -47,10 +46,9 @@ def placed(source: Size, network: Size, fit: Fit) -> Geometry:
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's planes are resized by swscale and converted by OpenCV, which rounds. Planes of other colours than BT.601
-    of limited range are converted by swscale, which cuts off; what that takes away on average is added again. Arrays
-    are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the normalisation's
-    mean, which the network reads as zero.
+    A decoder's planes are resized and converted by swscale, which cuts off; what that takes away on average is added
+    again. Arrays are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the
+    normalisation's mean, which the network reads as zero.
     """
 
     def __init__(self, buffer: NDArray[np.uint8], fit: Fit, normalization: Normalization) -> None:
@@ -61,7 +59,6 @@ class RgbIntake:
         self._geometry: Geometry | None = None
         self._planes: VideoReformatter | None = None
         self._reformatter: VideoReformatter | None = None
-        self._samples = np.empty(0, np.uint8)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -82,12 +79,15 @@ class RgbIntake:
             if frame.pixels is not None and frame.pixels.shape == view.shape and frame.order == "bgr":
                 cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB, dst=view)
                 return geometry
-            resized = self._resized(frame, width, height, view)
+            resized, dark = self._resized(frame, width, height)
         except (OSError, ValueError, cv2.error) as error:
             raise FrameError(f"frame {frame.index} of {frame.size} cannot be converted: {error}") from error
-        if resized is not view:
-            skip_y, skip_x = max(-top, 0), max(-left, 0)
-            view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
+        skip_y, skip_x = max(-top, 0), max(-left, 0)
+        shown = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
+        if dark is None:
+            view[...] = shown
+        else:
+            cv2.add(shown, dark, dst=view)
         return geometry
 
     def _placed(self, source: Size) -> Geometry:
@@ -98,10 +98,10 @@ class RgbIntake:
             self._picture[...] = self._bars
         return self._geometry
 
-    def _resized(self, frame: Frame, width: int, height: int, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The whole frame as RGB of this size; in ``view``, where it fits and that saves a copy."""
+    def _resized(self, frame: Frame, width: int, height: int) -> tuple[Image, NDArray[np.float64] | None]:
+        """The whole frame as RGB of this size, and what is missing of its brightness; None for nothing."""
         if frame.video is not None:
-            return self._from_video(frame.video, width, height, view)
+            return self._from_video(frame.video, width, height)
         pixels, order = frame.pixels, frame.order
         if frame.encoded is not None:
             pixels, order = frame.encoded.at_least(Size(height, width)), "bgr"
@@ -110,9 +110,9 @@ class RgbIntake:
             shrinks = width < frame.size.width * AREA_BELOW
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
-        return pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
+        return (pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)), None
 
-    def _from_video(self, video: VideoFrame, width: int, height: int, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _from_video(self, video: VideoFrame, width: int, height: int) -> tuple[Image, NDArray[np.float64] | None]:
         """A decoder's frame as RGB: its planes are resized first, since there are far fewer pixels to convert then."""
         if self._reformatter is None:
             from av.video.reformatter import VideoReformatter
@@ -121,42 +121,20 @@ class RgbIntake:
         assert self._planes is not None
         colour, form = Colour.of(video), video.format
         half = form.name in HALF_CHROMA or form.name in INTERLEAVED
-        if not form.is_rgb and (half or form.name != "yuv444p"):
-            # Straight to RGB swscale is two levels too dark for these. What has more chroma than 4:2:0 keeps it.
-            planes = "yuv420p" if half else "yuv444p"
-            levels = 2 if colour.range == "full" else 1
-            if (video.width, video.height, form.name) != (width, height, planes) and form.name != "yuvj420p":
+        if not form.is_rgb:
+            # Straight to RGB swscale is two levels too dark for most. What has more chroma than 4:2:0 keeps it.
+            planes = form.name if form.name in HALF_CHROMA else "yuv420p" if half else "yuv444p"
+            if (video.width, video.height, form.name) != (width, height, planes):
+                levels = {} if planes == form.name else self._levels(colour)
                 video = self._planes.reformat(
-                    video,
-                    width,
-                    height,
-                    planes,
-                    interpolation="BILINEAR",
-                    src_color_range=levels,
-                    dst_color_range=levels,
-                    threads=1,
+                    video, width, height, planes, interpolation="BILINEAR", threads=1, **levels
                 )
-            elif (video.width, video.height) != (width, height):
-                video = self._planes.reformat(video, width, height, interpolation="BILINEAR", threads=1)
-        if half and colour == OPENCVS and width % 2 == 0 and height % 2 == 0:
-            gathered = self._gathered(video, width, height)
-            if view.shape == (height, width, 3):
-                cv2.cvtColor(gathered, cv2.COLOR_YUV2RGB_I420, dst=view)
-                return view
-            return cv2.cvtColor(gathered, cv2.COLOR_YUV2RGB_I420).view(np.uint8)
         small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = small.planes[0]
         rgb = np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
-        return cv2.add(rgb, CUT_OFF[colour.range]).view(np.uint8) if half else rgb
+        return rgb, CUT_OFF[colour.range] if half else None
 
-    def _gathered(self, video: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-        """The frame's planes below each other without gaps, as OpenCV takes them: [height * 3/2, width]."""
-        if self._samples.size != width * height * 3 // 2:
-            self._samples = np.empty(width * height * 3 // 2, np.uint8)
-        begin = 0
-        for plane in video.planes[:3]:
-            count = plane.width * plane.height
-            rows = np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), strides=(plane.line_size, 1))
-            self._samples[begin : begin + count].reshape(rows.shape)[...] = rows
-            begin += count
-        return self._samples.reshape(height * 3 // 2, width)
+    def _levels(self, colour: Colour) -> dict[str, int]:
+        """That a range stays what it is when the format changes, in FFmpeg's numbers."""
+        number = 2 if colour.range == "full" else 1
+        return {"src_color_range": number, "dst_color_range": number}

@@ -113,7 +113,7 @@ def test_a_frame_too_narrow_to_be_cropped_is_refused_before_it_fills_the_memory(
 @pytest.mark.parametrize(("colorspace", "range_"), [(5, 1), (1, 1), (5, 2), (1, 2)])
 @pytest.mark.parametrize("size", [(96, 160), (50, 70)])
 def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: int, size: tuple[int, int]) -> None:
-    """Held against floating point: on average to half a level, whatever converts; the common case everywhere to one."""
+    """Held against floating point: on average to half a level, and nowhere off by more than two."""
     height, width = size
     video = av.VideoFrame(width, height, "yuv420p")
     video.colorspace, video.color_range = colorspace, range_
@@ -129,7 +129,7 @@ def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: i
     RgbIntake(buffer, "stretch", MEAN)(Frame(0, 0.0, video=video))
     difference = buffer[0] - np.clip(expected, 0, 255)
     assert np.abs(difference.mean((0, 1))).max() < 0.6
-    assert np.abs(difference).max() < (1.01 if (colorspace, range_) == (5, 1) else 3)
+    assert np.abs(difference).max() < 2.05
 
 
 @pytest.mark.parametrize("form", ["yuv422p", "yuv444p", "yuv420p10le", "nv12"])
