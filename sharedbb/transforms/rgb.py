@@ -27,9 +27,6 @@ HALF_CHROMA = ("yuv420p", "yuvj420p")
 # The same samples as yuv420p, in another order.
 INTERLEAVED = ("nv12", "nv21")
 
-# Grey levels of red, green and blue by which swscale's conversion of such planes is too dark on average.
-CUT_OFF = {"limited": np.array([1.0, 1, 1, 0]), "full": np.array([0.0, 1, 0, 0])}
-
 # Pixels of a whole frame that is made large enough to be cropped.
 MOST_PLACED = 1 << 28
 
@@ -46,8 +43,8 @@ def placed(source: Size, network: Size, fit: Fit) -> Geometry:
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's planes are resized and converted by swscale, which cuts off; what that takes away on average is added
-    again. Arrays are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the
+    A decoder's planes are resized and converted by swscale, which cuts off and so leaves RGB a level too dark on average.
+    Arrays are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the
     normalisation's mean, which the network reads as zero.
     """
 
@@ -79,15 +76,11 @@ class RgbIntake:
             if frame.pixels is not None and frame.pixels.shape == view.shape and frame.order == "bgr":
                 cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB, dst=view)
                 return geometry
-            resized, dark = self._resized(frame, width, height)
+            resized = self._resized(frame, width, height)
         except (OSError, ValueError, cv2.error) as error:
             raise FrameError(f"frame {frame.index} of {frame.size} cannot be converted: {error}") from error
         skip_y, skip_x = max(-top, 0), max(-left, 0)
-        shown = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
-        if dark is None:
-            view[...] = shown
-        else:
-            cv2.add(shown, dark, dst=view)
+        view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
         return geometry
 
     def _placed(self, source: Size) -> Geometry:
@@ -98,8 +91,8 @@ class RgbIntake:
             self._picture[...] = self._bars
         return self._geometry
 
-    def _resized(self, frame: Frame, width: int, height: int) -> tuple[Image, NDArray[np.float64] | None]:
-        """The whole frame as RGB of this size, and what is missing of its brightness; None for nothing."""
+    def _resized(self, frame: Frame, width: int, height: int) -> Image:
+        """The whole frame as RGB of this size."""
         if frame.video is not None:
             return self._from_video(frame.video, width, height)
         pixels, order = frame.pixels, frame.order
@@ -110,31 +103,24 @@ class RgbIntake:
             shrinks = width < frame.size.width * AREA_BELOW
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
-        return (pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)), None
+        return pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)
 
-    def _from_video(self, video: VideoFrame, width: int, height: int) -> tuple[Image, NDArray[np.float64] | None]:
+    def _from_video(self, video: VideoFrame, width: int, height: int) -> Image:
         """A decoder's frame as RGB: its planes are resized first, since there are far fewer pixels to convert then."""
         if self._reformatter is None:
             from av.video.reformatter import VideoReformatter
 
             self._planes, self._reformatter = VideoReformatter(), VideoReformatter()
         assert self._planes is not None
-        colour, form = Colour.of(video), video.format
-        half = form.name in HALF_CHROMA or form.name in INTERLEAVED
-        if not form.is_rgb:
+        name = video.format.name
+        if name not in HALF_CHROMA and not video.format.is_rgb:
             # Straight to RGB swscale is two levels too dark for most. What has more chroma than 4:2:0 keeps it.
-            planes = form.name if form.name in HALF_CHROMA else "yuv420p" if half else "yuv444p"
-            if (video.width, video.height, form.name) != (width, height, planes):
-                levels = {} if planes == form.name else self._levels(colour)
-                video = self._planes.reformat(
-                    video, width, height, planes, interpolation="BILINEAR", threads=1, **levels
-                )
+            planes = "yuv420p" if name in INTERLEAVED else "yuv444p"
+            number = 2 if Colour.of(video).range == "full" else 1
+            levels = {"src_color_range": number, "dst_color_range": number}
+            video = self._planes.reformat(video, width, height, planes, interpolation="BILINEAR", threads=1, **levels)
+        elif name in HALF_CHROMA and (video.width, video.height) != (width, height):
+            video = self._planes.reformat(video, width, height, interpolation="BILINEAR", threads=1)
         small = self._reformatter.reformat(video, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = small.planes[0]
-        rgb = np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))
-        return rgb, CUT_OFF[colour.range] if half else None
-
-    def _levels(self, colour: Colour) -> dict[str, int]:
-        """That a range stays what it is when the format changes, in FFmpeg's numbers."""
-        number = 2 if colour.range == "full" else 1
-        return {"src_color_range": number, "dst_color_range": number}
+        return np.ndarray((height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1))

@@ -113,7 +113,7 @@ def test_a_frame_too_narrow_to_be_cropped_is_refused_before_it_fills_the_memory(
 @pytest.mark.parametrize(("colorspace", "range_"), [(5, 1), (1, 1), (5, 2), (1, 2)])
 @pytest.mark.parametrize("size", [(96, 160), (50, 70)])
 def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: int, size: tuple[int, int]) -> None:
-    """Held against floating point: on average to half a level, and nowhere off by more than two."""
+    """Held against floating point: what swscale cuts off is at most three levels, one and a half on average."""
     height, width = size
     video = av.VideoFrame(width, height, "yuv420p")
     video.colorspace, video.color_range = colorspace, range_
@@ -128,8 +128,10 @@ def test_planes_become_the_rgb_that_their_colour_says(colorspace: int, range_: i
     buffer = np.zeros((1, height, width, 3), np.uint8)
     RgbIntake(buffer, "stretch", MEAN)(Frame(0, 0.0, video=video))
     difference = buffer[0] - np.clip(expected, 0, 255)
-    assert np.abs(difference.mean((0, 1))).max() < 0.6
-    assert np.abs(difference).max() < 2.05
+    assert difference.mean((0, 1)).min() > -1.6
+    assert difference.mean((0, 1)).max() < 0.1
+    assert difference.min() > -3.05
+    assert difference.max() < 0.6
 
 
 @pytest.mark.parametrize("form", ["yuv422p", "yuv444p", "yuv420p10le", "nv12"])
@@ -147,4 +149,6 @@ def test_planes_of_other_formats_are_no_darker(form: str, size: tuple[int, int])
         buffer = np.zeros((1, 96, 160, 3), np.uint8)
         RgbIntake(buffer, "stretch", MEAN)(Frame(0, 0.0, video=video.reformat(format=name)))
         buffers.append(buffer[0].astype(np.float64))
-    assert np.abs((buffers[1] - buffers[0]).mean((0, 1))).max() < 1.2
+    brighter = (buffers[1] - buffers[0]).mean((0, 1))
+    assert brighter.min() > -0.3
+    assert brighter.max() < 1.7
