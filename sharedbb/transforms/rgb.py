@@ -43,7 +43,7 @@ def placed(source: Size, network: Size, fit: Fit) -> Geometry:
 class RgbIntake:
     """Fills one stream's (1, height, width, 3) uint8 buffer with each frame, as RGB.
 
-    A decoder's planes are resized and converted by swscale, which cuts off and so leaves RGB a level too dark on average.
+    A decoder's planes are resized and converted by swscale, which cuts off and leaves RGB a level too dark on average.
     Arrays are resized by OpenCV (bilinear, or area when shrinking to less than half). Letterbox bars hold the
     normalisation's mean, which the network reads as zero.
     """
