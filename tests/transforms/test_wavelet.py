@@ -17,6 +17,9 @@ from sharedbb.transforms.wavelet import dwt2, idwt2
 from sharedbb.transforms.wavelet_filters import MODES
 
 # db1 is haar under another name.
+# What torch 2.11 itself calls while gradients are checked.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
 NAMES = [name for name in pywt.wavelist(kind="discrete") if pywt.Wavelet(name).dec_len <= 20 and name != "db1"]
 
 # torch's own forward mode warns on its first use.
