@@ -1,6 +1,6 @@
 # make demo   street pipeline on a generated clip, or on VIDEO=path; results in demo-out/
 # make test   the whole check: lint, types, tests
-# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse too
+# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse and compression too
 
 # The first interpreter that starts (a shim of a version that is not active does not).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
@@ -26,16 +26,17 @@ tests: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,compress]'
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.merge
 	$(if $(DATA),$(BIN)/python -m benchmarks.reuse --data "$(DATA)")
+	$(if $(DATA),$(BIN)/python -m benchmarks.compress --data "$(DATA)")
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,compress]'
 	touch $@
 
 clean:

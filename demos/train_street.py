@@ -22,6 +22,7 @@ from street.training import Recipe, Trainer
 from street.workers import Team, join
 
 from sharedbb import artifact, nets, spec
+from sharedbb.learn.losses import tasks_of
 
 PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "street.yaml"
 
@@ -74,18 +75,16 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     recipe = Recipe(
         options.minutes, options.steps, options.batch, lr=options.lr, steady=options.steady, seed=options.seed
     )
-    extra = unlabelled(options.unlabelled, tuple(pipeline.input.size))
-    normalization = pipeline.input.normalization
+    tasks = tasks_of(pipeline, real)
+    clips = unlabelled(options.unlabelled, tuple(pipeline.input.size))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = Trainer(
         network,
         recipe,
-        Mix(real, rendered, recipe.synthetic, recipe.seed, extra),
+        Mix(real, tasks, pipeline.input, rendered, recipe.synthetic, recipe.seed, clips),
         device,
-        normalization.mean,
-        normalization.std,
-        taps=pipeline.heads["objects"].taps,
-        team=team,
+        pipeline.input.normalization,
+        team,
     )
     checkpoint = options.run / "checkpoint.safetensors"
     if checkpoint.is_file():
@@ -132,8 +131,7 @@ def judged(state: dict[str, torch.Tensor], data: Path, split: str) -> dict[str, 
     pipeline, network = untrained()
     network.load_state_dict(state)
     network.to(memory_format=torch.channels_last)
-    predictor = evaluation.Predictor(network, pipeline, evaluation.LOWEST_SCORE)
-    return evaluation.judge(predictor, pictures.camvid(data, split))
+    return evaluation.report(network, pipeline, pictures.camvid(data, split))
 
 
 def report(options: argparse.Namespace) -> None:

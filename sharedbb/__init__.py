@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharedbb import compress, learn
     from sharedbb.compiler import compile_pipeline as compile
     from sharedbb.compiler.shared import Shared, merge
     from sharedbb.errors import SharedBBError, SpecError
@@ -41,7 +42,7 @@ _HOMES = {
     "sharedbb.spec": ("Pipeline", "load", "loads"),
     "sharedbb.types": ("Frame", "FrameResult", "Freshness", "Geometry", "Size"),
 }
-_MODULES = {"wavelet": "sharedbb.transforms.wavelet"}
+_MODULES = {"compress": "sharedbb.compress", "learn": "sharedbb.learn", "wavelet": "sharedbb.transforms.wavelet"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -64,7 +65,9 @@ __all__ = [
     "Tags",
     "VideoSink",
     "compile",
+    "compress",
     "draw",
+    "learn",
     "load",
     "loads",
     "merge",

@@ -15,22 +15,29 @@ import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sharedbb.errors import ArtifactError, WeightsError
+from sharedbb.errors import ArtifactError, GraphError, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
+    from sharedbb.graph.quantization import Scheme
+
+Read = TypeVar("Read")
+
 FORMAT = "sharedbb"
-VERSION = 1
+VERSION = 2
+PLAIN_VERSION = 1  # what artifacts need that have no structure, quantization or coded weights of their own
 SUFFIX = ".sbb"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+CODED_WEIGHTS = "weights.coded"
+QUANTIZATION = "quantization.safetensors"
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_PARTS = 64
@@ -56,7 +63,9 @@ class Manifest:
 
     ``kind``: what the weights are of, ``"network"`` for a whole pipeline. ``pipeline``: the pipeline as its spec dumps
     it. ``classes``: head name to the names it answers with, in order. ``input``: the contract of the network's input.
-    ``report``: measured quality. ``recipe``: how it was made. ``parts``: every other member of the file.
+    ``report``: measured quality. ``recipe``: how it was made. ``structure``: the layers that are not as the pipeline
+    builds them (``nets.structure``). ``quantization``: the grids that values are rounded to (``graph.scheme``).
+    ``parts``: every other member of the file.
     """
 
     kind: str
@@ -65,12 +74,15 @@ class Manifest:
     input: Mapping[str, Any]
     report: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    structure: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
-    version: int = VERSION
+    version: int = PLAIN_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``manifest.json`` holds them."""
-        return {
+        further = {"structure": dict(self.structure), "quantization": dict(self.quantization)}
+        return {name: value for name, value in further.items() if value} | {
             "format": FORMAT,
             "version": self.version,
             "kind": self.kind,
@@ -93,17 +105,52 @@ class Artifact:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """State-dict name to tensor, by name, on the CPU, in the type they are stored in.
+        """State-dict name to tensor, by name, on the CPU, in the type they are stored in (coded ones decoded).
 
-        Raises ArtifactError when the part is not safetensors.
+        Raises ArtifactError when the part is not what its name says.
         """
+        if CODED_WEIGHTS in self.parts:
+            from sharedbb.coding import decode
+
+            return dict(sorted(self._read(decode).items()))
+        return self._tensors(WEIGHTS)
+
+    @cached_property
+    def coding(self) -> dict[str, dict[str, Any]]:
+        """How the weights are coded, by state-dict name; empty when they are stored as they are."""
+        if CODED_WEIGHTS not in self.parts:
+            return {}
+        from sharedbb.coding import codings
+
+        return self._read(codings)
+
+    @cached_property
+    def scheme(self) -> Scheme | None:
+        """How the network is quantized; None when it is not. Raises ArtifactError when the part is damaged."""
+        if not self.manifest.quantization:
+            return None
+        from sharedbb.graph.scheme import restored
+
+        try:
+            return restored(self.manifest.quantization, self._tensors(QUANTIZATION))
+        except GraphError as error:
+            raise ArtifactError(f"{self.path}: {error}") from error
+
+    def _read(self, reader: Callable[[bytes], Read]) -> Read:
+        """What ``reader`` finds in the coded weights, its errors with the file's name."""
+        try:
+            return reader(self.parts[CODED_WEIGHTS])
+        except ArtifactError as error:
+            raise ArtifactError(f"{self.path}: {error}") from error
+
+    def _tensors(self, part: str) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load as decode
 
         try:
-            tensors = decode(self.parts[WEIGHTS])
+            tensors = decode(self.parts[part])
         except (SafetensorError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{self.path}: {WEIGHTS} is not safetensors: {error}") from error
+            raise ArtifactError(f"{self.path}: {part} is not safetensors: {error}") from error
         return dict(sorted(tensors.items()))
 
     def __repr__(self) -> str:
@@ -118,21 +165,31 @@ def save(
     *,
     parts: Mapping[str, bytes] | None = None,
     half: bool = False,
+    coding: Mapping[str, Mapping[str, Any]] | None = None,
+    scheme: Scheme | None = None,
 ) -> Manifest:
     """Write an artifact; returns the manifest as written, its ``parts`` filled in.
 
     ``weights``: state-dict name to tensor. With ``half``, floating-point tensors of two dimensions or more are stored
-    as float16 (norms and biases stay as they are). ``parts``: further members by name, letters, digits, ``._-`` and
-    ``/`` only. Equal contents give equal bytes. The file appears whole or not at all.
+    as float16 (norms and biases stay as they are). ``coding``: how weights are coded instead, by name (see
+    ``sharedbb.coding``). ``scheme``: how the network is quantized. ``parts``: further members by name, letters,
+    digits, ``._-`` and ``/`` only. Equal contents give equal bytes. The file appears whole or not at all.
 
     Raises ArtifactError for a name that may not be stored, a weight that is not finite (in float16, where ``half``),
     and a file that cannot be written.
     """
     path = Path(path)
-    members = {WEIGHTS: _encode(path, weights, half), **(parts or {})}
+    members = {**_weights(path, weights, half, coding), **(parts or {})}
+    if scheme is not None:
+        from sharedbb.graph.scheme import described
+
+        quantization, tensors = described(scheme)
+        manifest = replace(manifest, quantization=quantization)
+        members[QUANTIZATION] = _encode(path, tensors, half=False)
     for name in members:
         _allow(path, name)
-    written = replace(manifest, parts={name: _part(data) for name, data in sorted(members.items())}, version=VERSION)
+    version = VERSION if coding or manifest.structure or manifest.quantization else PLAIN_VERSION
+    written = replace(manifest, parts={name: _part(data) for name, data in sorted(members.items())}, version=version)
     try:
         text = json.dumps(written.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -220,10 +277,15 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
     """Copy an artifact's weights into a network, converted to the network's own types.
 
     ``heads`` maps names to the network's head specs (see ``check_heads``). Weights of heads that the network does not
-    have are left aside; everything else must fit exactly. Raises WeightsError naming the first fault.
+    have are left aside; everything else must fit exactly. Layers that the artifact has in another form (narrower,
+    factorised, left out) are given that form first. Raises WeightsError naming the first fault.
     """
+    from sharedbb.nets.structure import apply
+
     check_heads(artifact, heads)
-    own, stored = module.state_dict(), artifact.weights
+    stored = artifact.weights
+    apply(module, artifact.manifest.structure, {name: tuple(tensor.shape) for name, tensor in stored.items()})
+    own = module.state_dict()
     completed = getattr(getattr(module, "backbone", None), "completed", None)
     if completed is not None:  # a backbone that can begin with the weights of a plainer one
         stored = completed(stored, "backbone.")
@@ -251,6 +313,17 @@ def _plain(value: Any) -> Any:
 
 def _part(data: bytes) -> Part:
     return Part(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _weights(
+    path: Path, weights: Mapping[str, torch.Tensor], half: bool, coding: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, bytes]:
+    """The one part that holds the weights."""
+    if not coding:
+        return {WEIGHTS: _encode(path, weights, half)}
+    from sharedbb.coding import encode
+
+    return {CODED_WEIGHTS: encode({name: weights[name] for name in sorted(weights)}, coding)}
 
 
 def _encode(path: Path, weights: Mapping[str, torch.Tensor], half: bool) -> bytes:
@@ -330,11 +403,12 @@ def _manifest(path: Path, text: bytes) -> Manifest:
         parts = {str(name): Part(str(part["sha256"]), int(part["bytes"])) for name, part in told["parts"].items()}
         classes = {str(head): tuple(str(name) for name in names) for head, names in told["classes"].items()}
         plain = {name: dict(told[name]) for name in ("pipeline", "input", "report", "recipe")}
+        plain |= {name: dict(told.get(name, {})) for name in ("structure", "quantization")}
         made = Manifest(str(told["kind"]), classes=classes, parts=parts, version=version, **plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: {MANIFEST} lacks a field or has one of another type: {error}") from error
-    if WEIGHTS not in parts:
-        raise ArtifactError(f"{path}: {MANIFEST} lists no {WEIGHTS}; the file is incomplete")
+    if len({WEIGHTS, CODED_WEIGHTS} & parts.keys()) != 1:
+        raise ArtifactError(f"{path}: {MANIFEST} lists no {WEIGHTS} (or {CODED_WEIGHTS}); the file is incomplete")
     return made
 
 

@@ -71,3 +71,11 @@ class BackendError(SharedBBError):
 
 class RegistryError(SharedBBError):
     """A component registered twice, or asked for by a name nobody registered."""
+
+
+class DataError(SharedBBError):
+    """Pictures or labels for training and judging that are missing, unreadable or do not fit the pipeline."""
+
+
+class CompressionError(SharedBBError):
+    """A step of compression, training or export that cannot be done, or needs a package that is not installed."""

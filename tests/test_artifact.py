@@ -232,8 +232,8 @@ def test_a_file_packed_again_by_another_program_is_refused(file: Path) -> None:
 
 
 def test_a_newer_version_is_named(file: Path) -> None:
-    told = manifest_of(file) | {"version": 2}
-    with pytest.raises(ArtifactError, match="format version 2, this sharedbb reads up to 1; upgrade"):
+    told = manifest_of(file) | {"version": 3}
+    with pytest.raises(ArtifactError, match="format version 3, this sharedbb reads up to 2; upgrade"):
         artifact.load(rewritten(file, {MANIFEST: json.dumps(told).encode()}))
 
 

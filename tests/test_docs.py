@@ -15,6 +15,7 @@ import typer.main
 import sharedbb as sb
 from sharedbb.cli.main import app
 from sharedbb.registry import HEADS
+from sharedbb.spec.recipe import loads_space
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,6 +52,11 @@ def test_python_runs_as_written(text: str, registries: None, monkeypatch: pytest
 @pytest.mark.parametrize("text", _numbered("yaml", RUN_HERE))
 def test_pipelines_load(text: str) -> None:
     sb.loads(text)
+
+
+@pytest.mark.parametrize("text", _numbered("yaml", [ROOT / "docs" / "compression.md"]))
+def test_recipes_load(text: str) -> None:
+    loads_space(text)
 
 
 def _commands() -> list[Any]:

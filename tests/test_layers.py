@@ -27,10 +27,19 @@ MAY_IMPORT = {
     "graph": {"errors", "types"},
     "transforms": {"errors", "types"},
     "backends": {"errors", "types", "graph"},
-    "artifact": {"errors", "types", "graph"},
+    "artifact": {"errors", "types", "graph", "nets", "coding"},
     "reuse": {"errors", "types"},
     "program": {"errors", "types", "graph", "reuse", "transforms"},
     "runtime": {"errors", "types", "outputs", "profiling", "program", "reuse"},
+    "learn": {
+        *("errors", "types", "registry", "outputs", "profiling", "spec", "nets", "media", "graph", "transforms"),
+        *("artifact", "coding"),
+    },
+    "compress": {
+        *("errors", "types", "registry", "outputs", "profiling", "spec", "nets", "media", "graph", "transforms"),
+        *("artifact", "coding", "learn"),
+    },
+    "coding": {"errors"},
     "compiler": {
         *("errors", "types", "registry", "outputs", "profiling", "spec", "nets", "media", "graph", "transforms"),
         *("backends", "artifact", "program", "reuse", "runtime"),

@@ -28,7 +28,7 @@ def test_public_names_are_pinned() -> None:
             "Keypoints",
         ),
         *("Pipeline", "RawOutput", "SegmentationMap", "Shared", "SharedBBError", "Size", "SpecError", "Tags"),
-        *("VideoSink", "compile", "draw", "load", "loads", "merge", "open_source"),
+        *("VideoSink", "compile", "compress", "draw", "learn", "load", "loads", "merge", "open_source"),
         *("register_backbone", "register_backend", "register_head", "wavelet"),
     ]
     assert sb.__all__ == sorted(sb.__all__)

@@ -7,7 +7,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from street.labels import MIN_OBJECT_AREA, MIN_OBJECT_SIDE, MIN_TAG_SHARE, OBJECTS, SURFACES
+from sharedbb.learn.labels import MIN_BOX_AREA, MIN_BOX_SIDE, MIN_TAG_SHARE
+from sharedbb.media.synthetic import CLASSES, OBJECTS
 
 LIMITS = (
     "A first model, trained for about an hour: a demonstration and a subject for measurements, not a safety system.",
@@ -89,7 +90,7 @@ binary cross-entropy (`scene`). AdamW with a cosine to zero; the shipped weights
 
 
 def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    """The card as Markdown. ``report`` has the metrics of ``evaluation.judge`` for ``val`` and ``test``.
+    """The card as Markdown. ``report`` has those of ``evaluation.report`` for ``val`` and ``test``.
 
     ``recipe``: the training's recipe with ``step``, ``seconds`` and ``synthetic_frames``; ``notes``, if
     any, are further sentences about it.
@@ -103,7 +104,7 @@ def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[st
     return _TEXT.format(
         megabytes=path.stat().st_size / 1e6,
         millions=weights / 1e6,
-        surfaces=", ".join(SURFACES),
+        surfaces=", ".join(CLASSES),
         objects=", ".join(OBJECTS),
         val_pictures=val["pictures"],
         test_pictures=test["pictures"],
@@ -114,12 +115,12 @@ def card(path: Path, weights: int, report: Mapping[str, Any], recipe: Mapping[st
             ("`edges` boundary F1", val["edges"]["f1"], test["edges"]["f1"]),
             ("`scene` tag F1", val["scene"]["f1"], test["scene"]["f1"]),
         ),
-        classes=_rows(*(_class_row(name, val, test) for name in SURFACES)),
+        classes=_rows(*(_class_row(name, val, test) for name in CLASSES)),
         boxes=_rows(*(_box_row(name, val, test) for name in OBJECTS)),
         tolerance=val["edges"]["tolerance_px"],
         synthetic=synthetic if frames else "* No synthetic pictures.",
-        area=MIN_OBJECT_AREA,
-        side=MIN_OBJECT_SIDE,
+        area=MIN_BOX_AREA,
+        side=MIN_BOX_SIDE,
         share=MIN_TAG_SHARE,
         courses="\n".join(fill(f"* {line}", 118, subsequent_indent="  ") for line in _courses(recipe)),
         limits="\n".join(fill(f"* {line}", 118, subsequent_indent="  ") for line in LIMITS),

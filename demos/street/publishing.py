@@ -44,7 +44,7 @@ def publish(
 ) -> None:
     """Write the artifact to ``path`` and the card beside it (``.md``).
 
-    ``report``: split to the metrics of ``judge``.
+    ``report``: split to what ``evaluation.report`` says.
     """
     bare = pipeline.model_copy(update={"backbone": pipeline.backbone.model_copy(update={"weights": None})})
     manifest = artifact.Manifest(

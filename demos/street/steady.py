@@ -16,12 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 import sharedbb as sb
-from street.labels import VOID
-from street.pictures import Labelled, Rgb
+from sharedbb.learn.data import Rgb, Sample
+from sharedbb.learn.losses import binary_divergence
 
 TEMPERATURE = 0.6  # of what is asked for: below 1, surer than the network is
 SCORE_THRESHOLD = 0.4  # of `objects` in pipelines/street.yaml
@@ -29,15 +28,15 @@ FRAMES_PER_CLIP = 40
 WEIGHTS = {"surface": 1.0, "edges": 0.5, "scores": 0.5, "distances": 0.5, "scene": 0.2}
 
 
-def unlabelled(clips: Sequence[Path], size: tuple[int, int]) -> list[Labelled]:
-    """About FRAMES_PER_CLIP frames of every clip, all void, at the scale at which ``size`` (height, width) has them."""
-    return [Labelled(f"{clip.stem}-{at}", *_void(rgb, size)) for clip in clips for at, rgb in enumerate(_sampled(clip))]
+def unlabelled(clips: Sequence[Path], size: tuple[int, int]) -> list[Sample]:
+    """About FRAMES_PER_CLIP frames of every clip, at the scale at which ``size`` (height, width) has them."""
+    return [Sample(f"{clip.stem}-{at}", _scaled(rgb, size)) for clip in clips for at, rgb in enumerate(_sampled(clip))]
 
 
-def _void(rgb: Rgb, size: tuple[int, int]) -> tuple[Rgb, NDArray[np.uint8]]:
+def _scaled(rgb: Rgb, size: tuple[int, int]) -> Rgb:
     scale = min(size[0] / rgb.shape[0], size[1] / rgb.shape[1])
-    shown = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return shown.view(np.uint8), np.full(shown.shape[:2], VOID, np.uint8)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=how).view(np.uint8)
 
 
 def _sampled(clip: Path) -> list[Rgb]:
@@ -73,9 +72,9 @@ def steadiness_losses(raw: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
     return {
         "surface": _kl(raw["surface.logits"], wanted["surface.logits"]),
         "edges": _kl(raw["edges.logits"], wanted["edges.logits"]),
-        "scores": _bce(raw["objects.scores"], score).sum() / score.sum().clamp(min=1),
+        "scores": binary_divergence(raw["objects.scores"], score).sum() / score.sum().clamp(min=1),
         "distances": (off * weight).sum() / weight.sum().clamp(min=1),
-        "scene": _bce(raw["scene.logits"], _sharpened(wanted["scene.logits"], 0.5)).mean(),
+        "scene": binary_divergence(raw["scene.logits"], _sharpened(wanted["scene.logits"], 0.5)).mean(),
     }
 
 
@@ -93,8 +92,3 @@ def _sharpened(logits: Tensor, threshold: float) -> Tensor:
     """Probabilities that lie farther from ``threshold``, on the same side."""
     middle = math.log(threshold / (1 - threshold))
     return ((logits.float() - middle) / TEMPERATURE + middle).sigmoid()
-
-
-def _bce(logits: Tensor, wanted: Tensor) -> Tensor:
-    least = F.binary_cross_entropy(wanted, wanted, reduction="none")
-    return F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none") - least

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sharedbb.media.synthetic import CLASSES, StreetVideo
-from street.labels import SURFACES
-from street.pictures import Labelled, write_cache
+from sharedbb.learn.data import Sample
+from sharedbb.media.synthetic import StreetVideo
+from street.pictures import write_cache
 
 FIRST_SEED = 1000
 FRAMES_A_STREET = 4
@@ -20,12 +20,11 @@ def render(folder: Path, frames: int, seed: int) -> None:
 
     Half of the streets are seen by a driving camera; light, noise and what stands there differ.
     """
-    assert CLASSES == SURFACES
     samples = [_sample(FIRST_SEED + 10_000 * seed + index // FRAMES_A_STREET, index) for index in range(frames)]
     write_cache(folder, samples, {"frames": frames, "seed": seed, "streets": -(-frames // FRAMES_A_STREET)})
 
 
-def _sample(street: int, index: int) -> Labelled:
+def _sample(street: int, index: int) -> Sample:
     rng = np.random.default_rng((street, index))
     steps = round(SECONDS_APART * 25)
     video = StreetVideo(
@@ -36,4 +35,4 @@ def _sample(street: int, index: int) -> Labelled:
         lighting=("steady", "changing")[street % 3 // 2],
     )
     made = video.render(index % FRAMES_A_STREET * steps + int(rng.integers(0, steps)))
-    return Labelled(f"street{street}_{index:04d}", made.frame.rgb(), made.classes)
+    return Sample(f"street{street}_{index:04d}", made.frame.rgb(), made.classes)

@@ -17,9 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sharedbb.learn.batches import Batch
+from sharedbb.learn.distillation import parts_of
+from sharedbb.learn.judge import normalized
+from sharedbb.types import Normalization
 from street import steady
-from street.batches import Batch, Mix, class_weights
-from street.loss import WEIGHTS, Grid, multi_task_loss
+from street.batches import Mix
 from street.steady import steadiness_losses
 from street.workers import Team
 
@@ -85,22 +88,18 @@ class Trainer:
     recipe: Recipe
     mix: Mix
     device: torch.device
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    taps: tuple[int, ...] = (8, 16, 32)
+    normalization: Normalization
     team: Team = field(default_factory=Team)
     stopped: bool = False
     clock: Clock = field(default_factory=Clock)
     average: dict[str, Tensor] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
-    weight: Tensor = field(init=False)
     teacher: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last)
         self.average = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(_groups(self.network, self.recipe.weight_decay), lr=self.recipe.lr)
-        self.weight = class_weights(self.mix.real).to(self.device)
         self.teacher = copy.deepcopy(self.network).eval()
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -114,7 +113,7 @@ class Trainer:
             if self.recipe.steady:
                 losses = self.steady_step(*self.mix.views(step, size, crop, slots), rate)
             else:
-                losses = self.step(self.mix.batch(step, size, crop, slots), rate)
+                losses = self.step(self.mix.of_slots(step, size, crop, slots), rate)
             seconds = self._agree(time.monotonic() - began)
             self.clock.tick(seconds)
             yield {"step": self.clock.step, "progress": round(progress, 4), "seconds": round(seconds, 3), **losses}
@@ -124,11 +123,10 @@ class Trainer:
         batch = batch.to(self.device)
         return self._update(self._supervised(self._run(self.network, batch.images), batch), rate)
 
-    def steady_step(self, batch: Batch, crops: int, rate: float) -> dict[str, float]:
-        """One update on two views of ``crops`` crops, the first ones labelled; returns the losses."""
+    def steady_step(self, batch: Batch, labelled: int, crops: int, rate: float) -> dict[str, float]:
+        """One update on two views of ``crops`` crops, of which the first ``labelled`` are; returns the losses."""
         batch = batch.to(self.device)
         raw = self._run(self.network, batch.images)
-        labelled = len(batch.boxes)
         with torch.no_grad():
             taught = self._run(self.teacher, batch.images[labelled:crops]) if crops > labelled else {}
         first = {name: value[:labelled] for name, value in raw.items()}
@@ -145,17 +143,17 @@ class Trainer:
 
     def _run(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            raw: dict[str, Tensor] = network(normalized(images, self.mean, self.std))
+            raw: dict[str, Tensor] = network(normalized(images, self.normalization))
         return raw
 
     def _supervised(self, raw: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        grid = Grid.of(*batch.images.shape[-2:], self.taps)
-        return multi_task_loss(raw, batch.targets, batch.boxes, grid, self.weight)
+        return {name: task.loss(parts_of(raw, name), batch.targets[name]) for name, task in self.mix.tasks.items()}
 
     def _update(self, losses: dict[str, Tensor], rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        weights = {name: task.weight for name, task in self.mix.tasks.items()}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         if not bool(torch.isfinite(total)):
             told = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
             raise ValueError(f"the loss is not finite at step {self.clock.step}: {told}")
@@ -210,12 +208,6 @@ class Trainer:
             index, _, name = key.partition(".")
             state["state"].setdefault(int(index), {})[name] = tensor
         self.optimizer.load_state_dict(state)
-
-
-def normalized(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """uint8 [N, 3, H, W] to float32 ``(x - mean) / std``, channels last in memory."""
-    shift, scale = (images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (mean, std))
-    return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

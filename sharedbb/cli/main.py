@@ -12,13 +12,18 @@ import typer
 import sharedbb
 from sharedbb.cli.check import check
 from sharedbb.cli.compare import compare
+from sharedbb.cli.compress import compress
 from sharedbb.cli.demo import demo
 from sharedbb.cli.doctor import doctor
 from sharedbb.cli.explain import explain
+from sharedbb.cli.export import export
 from sharedbb.cli.interrupts import Interrupted, interruptible
+from sharedbb.cli.plan import plan
 from sharedbb.cli.profile import profile
 from sharedbb.cli.run import run
 from sharedbb.cli.schema import schema
+from sharedbb.cli.search import search
+from sharedbb.cli.sensitivity import sensitivity
 from sharedbb.cli.shipped import pipelines
 from sharedbb.errors import SharedBBError, SpecError
 
@@ -33,7 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for _command in (run, check, explain, profile, compare, demo, doctor, schema, pipelines):
+for _command in (
+    *(run, check, explain, profile, compare, demo, doctor, schema, pipelines),
+    *(compress, sensitivity, plan, search, export),
+):
     app.command()(_command)
 
 

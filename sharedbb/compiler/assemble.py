@@ -25,6 +25,7 @@ from sharedbb.spec.transforms import LowResolutionTransform, RgbTransform
 
 if TYPE_CHECKING:
     from sharedbb.graph.ir import Graph
+    from sharedbb.graph.quantization import Scheme
 
 ARTIFACT = ".sbb"
 
@@ -181,9 +182,12 @@ def _graph(pipeline: Pipeline) -> Graph:
     import torch
 
     from sharedbb.graph.capture import capture
+    from sharedbb.graph.quantization import quantized
 
     size = pipeline.input.network_size
-    return capture(build_network(pipeline), torch.zeros(1, 3, size.height, size.width), "")
+    network, scheme = _network(pipeline)
+    graph = capture(network, torch.zeros(1, 3, size.height, size.width), "")
+    return graph if scheme is None else quantized(graph, scheme)
 
 
 def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: Given) -> Compiled:
@@ -207,14 +211,18 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: G
 
 
 def build_network(pipeline: Pipeline) -> Any:
-    """The pipeline's network (``sharedbb.nets.MultiHead``) in eval mode, its weights loaded."""
+    """The pipeline's network (``sharedbb.nets.MultiHead``) in eval mode, its weights loaded, without quantization."""
+    return _network(pipeline)[0]
+
+
+def _network(pipeline: Pipeline) -> tuple[Any, Scheme | None]:
     from sharedbb import artifact, nets
 
     weights = pipeline.backbone.weights
     if weights is None or not weights.endswith(ARTIFACT):
-        return nets.build(pipeline).eval()
+        return nets.build(pipeline).eval(), None
     loaded = artifact.load(weights)
     bare = pipeline.backbone.model_copy(update={"weights": None})
     network = nets.build(pipeline.model_copy(update={"backbone": bare}))
     artifact.load_weights(network, loaded, pipeline.heads)
-    return network.eval()
+    return network.eval(), loaded.scheme

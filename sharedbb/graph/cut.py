@@ -17,6 +17,7 @@ import torch
 from sharedbb.graph.capture import digest, is_random, operator_of
 from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
 from sharedbb.graph.merge import ancestors, prune
+from sharedbb.graph.quantization import by_reader, is_rounding
 from sharedbb.graph.reach import Reach, reach
 
 Heads = frozenset[str]
@@ -78,7 +79,7 @@ def fold_constants(graph: Graph) -> Graph:
             return constants.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf
 
         node = replace(node, args=rewrite(node.args, known), kwargs=rewrite(node.kwargs, known))
-        if node.op == "input" or node.values or node.name in graph.outputs.values() or is_random(node):
+        if _stays(node) or node.name in graph.outputs.values():
             nodes.append(node)
             continue
 
@@ -94,6 +95,11 @@ def fold_constants(graph: Graph) -> Graph:
         weights[name] = found
         constants[node.name] = Weight(name)
     return prune(Graph(tuple(nodes), graph.inputs, graph.outputs, weights))
+
+
+def _stays(node: Node) -> bool:
+    """Calls that depend on the picture, that give something else each time, or tell a backend what is an integer."""
+    return node.op == "input" or bool(node.values) or is_random(node) or is_rounding(node)
 
 
 def _computed(graph: Graph) -> Graph:
@@ -114,7 +120,7 @@ def cut(graph: Graph, together: Sequence[Heads] = ()) -> Cut:
     Heads of one set of ``together`` always run together: what only they need is not divided among them, but what is
     computed place by place comes apart from what follows on it and looks at the whole picture.
     """
-    graph = _computed(graph)
+    graph = by_reader(_computed(graph))
     local = _maps(graph) if together else None
     needs = {name: _joined(heads, together) for name, heads in heads_of_nodes(graph).items()}
     everyone = frozenset(head_of(answer) for answer in graph.outputs)
@@ -204,7 +210,7 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
     tuples = {node.values[0] for node in nodes if node.op == "getitem"}
     read = {name for node in nodes for name in node.values if name not in members}
     coarsest = max((stride_of(tall, graph.by_name[name].shape) or 1 for name in read), default=1)
-    final = next((stride for node in reversed(nodes) if (stride := stride_of(tall, node.shape))), None)
+    final = next((stride for node in reversed(nodes) if (stride := _stride(tall, node))), None)
     coarser_follows = _coarser_follows([_map_stride(tall, node) for node in nodes])
     last_use = {name: max((i for i, n in enumerate(nodes) if name in n.values), default=-1) for name in members}
     best: dict[int, tuple[tuple[bool, int, int], int]] = {}
@@ -213,7 +219,7 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
         open_values = {name for name in open_values if last_use[name] > position}
         if last_use[node.name] > position:
             open_values.add(node.name)
-        stride = stride_of(tall, node.shape)
+        stride = _stride(tall, node)
         carried = {nodes[cut_after].name for _, cut_after in best.values()} if _map_stride(tall, node) else set()
         if open_values - carried != {node.name} or node.op == "getitem" or node.name in tuples or stride is None:
             continue
@@ -232,7 +238,12 @@ def _split(graph: Graph, nodes: Sequence[Node], needs: Mapping[str, Heads]) -> l
 
 def _map_stride(picture: tuple[int, ...], node: Node) -> int:
     """The stride of a map of more than one cell, 0 for anything else."""
-    return (stride_of(picture, node.shape) or 0) if node.shape[2:] != (1, 1) else 0
+    return (_stride(picture, node) or 0) if node.shape[2:] != (1, 1) else 0
+
+
+def _stride(picture: tuple[int, ...], node: Node) -> int | None:
+    """The stride of what a call computes; None for no feature map, and for what is only rounded for its reader."""
+    return None if is_rounding(node) else stride_of(picture, node.shape)
 
 
 def _coarser_follows(strides: Sequence[int]) -> list[bool]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sharedbb.graph.capture import operator_of
 from sharedbb.graph.ir import Graph, Value, Weight
+from sharedbb.graph.quantization import is_rounding
 
 
 class GraphModule(torch.fx.GraphModule):
@@ -18,7 +19,8 @@ class GraphModule(torch.fx.GraphModule):
 def to_module(graph: Graph) -> nn.Module:
     """A module that runs the graph node by node: ``module(*inputs) -> dict[output name, Tensor]``.
 
-    The weights are the graph's own tensors, not copies; each is a buffer named after its digest.
+    The weights are the graph's own tensors, not copies; each is a buffer named after its digest. What several calls
+    round to the same grid is rounded once.
     """
     root = nn.Module()
     written = torch.fx.Graph()
@@ -41,12 +43,19 @@ def to_module(graph: Graph) -> nn.Module:
 
     for digest in sorted({digest for node in graph.nodes for digest in node.weights}):
         weight(digest)
+    rounded: dict[Any, torch.fx.Node] = {}
     for node in graph.nodes:
         if node.op == "input":
+            continue
+        call_of = (node.op, node.args, node.kwargs)
+        if is_rounding(node) and call_of in rounded:
+            built[node.name] = rounded[call_of]
             continue
         kwargs = {key: convert(value) for key, value in node.kwargs}
         call = written.call_function(operator_of(node.op), tuple(convert(arg) for arg in node.args), kwargs)
         built[node.name] = call
+        if is_rounding(node):
+            rounded[call_of] = call
     written.output({name: built[node] for name, node in graph.outputs.items()})
     return GraphModule(root, written)
 

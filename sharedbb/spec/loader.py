@@ -30,7 +30,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Pipelin
     Relative weights files are taken from the pipeline file's folder, those in overrides from the working directory.
     Raises SpecError with everything that is wrong.
     """
-    return loads(_text_of(path), os.fspath(path), overrides)
+    return loads(text_of(path), os.fspath(path), overrides)
 
 
 def loads(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> Pipeline:
@@ -48,7 +48,7 @@ def loads(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> 
 def check(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Problem, ...]:
     """Everything that is wrong with a pipeline file, in the order of its lines, missing weights files included."""
     try:
-        document = _document(_text_of(path), os.fspath(path), overrides)
+        document = _document(text_of(path), os.fspath(path), overrides)
     except SpecError as error:
         return error.problems
     _, problems = _validated(document)
@@ -61,8 +61,11 @@ def dump(pipeline: Pipeline) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
-def _text_of(path: str | os.PathLike[str]) -> str:
-    """The file's text. Raises SpecError where it cannot be read, is too large, or is not UTF-8."""
+def text_of(path: str | os.PathLike[str]) -> str:
+    """The text of a file of pipelines or recipes.
+
+    Raises SpecError where it cannot be read, is too large, or is not UTF-8.
+    """
     name = os.fspath(path)
     try:
         with open(path, "rb") as stream:

@@ -16,6 +16,7 @@ from sharedbb.graph.rules.call import Call, Rule
 _FAMILIES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (places.carry, ("getitem", "to", "_to_copy", "type_as", "contiguous", "dropout", "alias", "detach")),
     (places.carry, ("hardswish", "log_sigmoid", "fake_quantize_per_tensor_affine")),
+    (places.over_axis, ("fake_quantize_per_channel_affine",)),
     (places.over_channels, ("prelu", "_prelu_kernel", "channel_shuffle")),
     (places.batch_norm, ("batch_norm",)),
     (places.along, ("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "glu", "topk", "index_select")),

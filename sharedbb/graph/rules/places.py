@@ -59,6 +59,12 @@ def batch_norm(call: Call) -> Reach | Global:
     return over_channels(call)
 
 
+def over_axis(call: Call) -> Reach | Global:
+    """Weights per place of one axis, which must not be the picture's."""
+    (axis,) = call.positions("axis")
+    return call.refuse("takes an axis of the picture for channels") if axis in call.picture else call.carried
+
+
 def along(call: Call) -> Reach | Global:
     """Softmax, split and the like: mix or divide what lies along the given dimensions, all of them if none is given."""
     if call.args.get("dim") in (None, ()):

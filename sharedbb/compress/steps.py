@@ -1,0 +1,206 @@
+"""From a step as a recipe writes it to the function that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharedbb.learn.distillation import Distill
+from sharedbb.spec.steps import (
+    AnyStep,
+    ClusterStep,
+    CodeStep,
+    Course,
+    Distillation,
+    DistillStep,
+    FactorizeStep,
+    FinetuneStep,
+    PruneStep,
+    QuantizeStep,
+)
+
+if TYPE_CHECKING:
+    from sharedbb.compress.network import Network
+    from sharedbb.learn.data import Data
+
+Watch = Callable[[str, float | None], None]
+"""Is told what is going on, and which share of it is done (0 to 1) where that is known."""
+
+CHECKPOINT = "training.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What a step works with, beside the network.
+
+    ``train``: pictures to learn from; ``calibrate``: the few to calibrate with. ``teacher``: the network before the
+    first step. ``folder``: where trainings keep their checkpoints, so that a killed one goes on.
+    """
+
+    train: Data
+    calibrate: Data
+    teacher: Network
+    folder: Path
+    seed: int
+    watch: Watch
+
+    def few(self, count: int | None) -> Data | None:
+        """So many pictures, evenly spread over those to learn from; None for none (0, or no number)."""
+        return self.train.spread(count) if count else None
+
+
+def take(step: AnyStep, network: Network, bench: Bench) -> Network:
+    """The network after a step of a recipe. Raises SharedBBError where it cannot be taken."""
+    match step:
+        case PruneStep():
+            return _prune(step, network, bench)
+        case FinetuneStep():
+            return _train(step, network, bench, CHECKPOINT)
+        case DistillStep():
+            return _distill(step, network, bench)
+        case ClusterStep():
+            return _cluster(step, network, bench)
+        case FactorizeStep():
+            return _factorize(step, network, bench)
+        case QuantizeStep():
+            return _quantize(step, network, bench)
+        case CodeStep():
+            from sharedbb.compress.code import code
+
+            return code(network, bits=step.bits, norms=step.norms)[0]
+
+
+def _prune(step: PruneStep, network: Network, bench: Bench) -> Network:
+    """Pruning, with training between its rounds where the recipe wants some."""
+    from sharedbb.compress.prune import prune
+    from sharedbb.compress.sensitivity import Sensitivity
+
+    rounds = 0
+
+    def between(pruned: Network) -> Network:
+        nonlocal rounds
+        rounds += 1
+        assert step.finetune is not None
+        return _train(step.finetune, pruned, bench, f"round-{rounds}-{CHECKPOINT}")
+
+    return prune(
+        network,
+        method=step.method,
+        amount=step.amount,
+        target=step.target,
+        importance=step.importance,
+        head_weights=step.head_weights or None,
+        round_to=step.round_to,
+        keep=step.keep,
+        sensitivity=Sensitivity.load(step.sensitivity) if step.sensitivity else None,
+        iterations=step.iterations,
+        between=between if step.finetune else None,
+        data=bench.calibrate,
+        seed=bench.seed,
+    )[0]
+
+
+def _cluster(step: ClusterStep, network: Network, bench: Bench) -> Network:
+    from sharedbb.compress.cluster import cluster
+
+    return cluster(
+        network,
+        bits=step.bits,
+        group=step.group,
+        exclude=step.exclude,
+        data=bench.few(step.pictures),
+        seed=bench.seed,
+    )[0]
+
+
+def _factorize(step: FactorizeStep, network: Network, bench: Bench) -> Network:
+    from sharedbb.compress.factorize import factorize
+
+    return factorize(
+        network,
+        method=step.method,
+        energy=step.energy,
+        layers=step.layers or None,
+        data=bench.calibrate if step.pictures is None else bench.few(step.pictures),
+    )[0]
+
+
+def _quantize(step: QuantizeStep, network: Network, bench: Bench) -> Network:
+    """Quantization, with training where it is aware of rounding; the teacher then is the network before all steps."""
+    from sharedbb.compress.quantize import quantize
+
+    training = {"teacher": bench.teacher, **_course(step.finetune, bench, CHECKPOINT)} if step.finetune else {}
+    return quantize(
+        network,
+        bench.train if step.finetune else bench.calibrate,
+        method=step.method,
+        bits=step.bits,
+        weight_bits=step.weight_bits,
+        layers=_bits_of_layers(step, network),
+        symmetric=step.symmetric,
+        per_channel=step.per_channel,
+        pictures=len(bench.calibrate),
+        tool=step.tool,
+        ignore=step.ignore,
+        **training,
+    )[0]
+
+
+def _bits_of_layers(step: QuantizeStep, network: Network) -> dict[str, int]:
+    """Bits of weights by module: what is measured to be tolerated, then what the step says, inner modules last.
+
+    Measured layers that a step before has taken away or replaced are left out, names that the step gives never are.
+    """
+    from sharedbb.compress.sensitivity import Sensitivity
+
+    measured = Sensitivity.load(step.sensitivity).bits(step.fall) if step.sensitivity else {}
+    known = {name for name, _ in network.module.named_modules()}
+    found = {name: bits for name, bits in measured.items() if name in known} | step.layers
+    for name in sorted(step.layers, key=len):
+        found |= {inner: step.layers[name] for inner in known if inner == name or inner.startswith(f"{name}.")}
+    return found
+
+
+def _train(course: Course, network: Network, bench: Bench, checkpoint: str) -> Network:
+    """Training on, weights of one value staying one; the teacher is the network before the first step."""
+    from sharedbb.compress.finetune import finetune
+    from sharedbb.compress.ties import ties
+
+    distillation = course.distill if isinstance(course, FinetuneStep) else Distillation()
+    return finetune(
+        network,
+        bench.train,
+        distill=Distill(**distillation.model_dump()) if distillation else None,
+        teacher=bench.teacher if distillation else None,
+        constrain=ties(network),
+        **_course(course, bench, checkpoint),
+    )[0]
+
+
+def _distill(step: DistillStep, network: Network, bench: Bench) -> Network:
+    """Training by a teacher, of this network or of one on another backbone that takes its place."""
+    from sharedbb.compress.distill import distill, student
+    from sharedbb.compress.network import Network
+
+    teacher = Network.of(step.teacher) if step.teacher else bench.teacher
+    if step.student:
+        made = student(teacher, step.student.arch, weights=step.student.weights)
+        network = replace(made, steps=network.steps)
+    settings = step.distill.model_dump() | _course(step, bench, CHECKPOINT)
+    return distill(network, teacher, bench.train, **settings)[0]
+
+
+def _course(course: Course, bench: Bench, checkpoint: str) -> dict[str, Any]:
+    """Length and rate of a training, where it keeps its checkpoint, and whom it tells."""
+    return {
+        **{name: getattr(course, name) for name in Course.model_fields},
+        "seed": bench.seed,
+        "checkpoint": bench.folder / checkpoint,
+        "progress": lambda told: bench.watch(_told(told), told["progress"]),
+    }
+
+
+def _told(told: Mapping[str, Any]) -> str:
+    return f"training, step {told['step']}, loss {told['loss']:.3f}"

@@ -1,0 +1,306 @@
+"""Pictures to learn from and to judge by, with labels or without: labelled folders, folders, videos, synthetic streets.
+
+A set is divided into ``train``, ``val`` and ``test``: by its own folders where it has them, otherwise by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import overload
+from urllib.parse import parse_qsl, urlencode
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharedbb.errors import DataError, SourceError
+from sharedbb.learn.labels import VOID, LabelMap
+from sharedbb.media.sources import PICTURES, open_source
+from sharedbb.media.synthetic import CLASSES, StreetVideo, open_synthetic
+from sharedbb.types import Size
+
+PARTS = ("train", "val", "test")
+CLASS_FILE = "classes.txt"
+
+KEPT_BYTES = 512 << 20  # of pictures that stay in memory once they were read
+MOST_FRAMES = 256  # taken of a video
+LARGEST = (720, 1280)  # height and width of what is taken of a video, where no size is given
+LONGEST_BLOCK = 25  # consecutive pictures that come into one part
+STREET_FRAMES = 4  # of one synthetic street before the next
+STREET_SECONDS = 4.0  # between two of them
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One picture: ``rgb`` uint8 [H, W, 3], ``labels`` uint8 [H, W] (position in ``Data.classes``, VOID unknown).
+
+    ``depth`` float32 [H, W] is in metres. The arrays belong to the set: copy them to change them.
+    """
+
+    name: str
+    rgb: Rgb
+    labels: LabelMap | None = None
+    depth: NDArray[np.float32] | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    """How many bytes of pictures a set may still keep."""
+
+    free: int = KEPT_BYTES
+
+
+@dataclass(slots=True)
+class Item:
+    """One picture of a set: its part, how to read it, and, as long as there is memory, what was read."""
+
+    part: str
+    read: Callable[[], Sample]
+    memory: Memory = field(default_factory=Memory)
+    kept: Sample | None = None
+
+    def sample(self) -> Sample:
+        """The picture, read when it is first asked for. Raises DataError."""
+        if self.kept is not None:
+            return self.kept
+        sample = self.read()
+        size = sum(array.nbytes for array in (sample.rgb, sample.labels, sample.depth) if array is not None)
+        if size <= self.memory.free:
+            self.memory.free -= size
+            self.kept = sample
+        return sample
+
+
+class Data(Sequence[Sample]):
+    """A set of pictures, read one by one when they are asked for.
+
+    ``classes``: the names of the labels' values, none without labels. ``depth``: whether there are distances.
+    """
+
+    def __init__(self, name: str, classes: Sequence[str], items: Sequence[Item], *, depth: bool = False) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.depth = depth
+        self._items = items
+
+    @classmethod
+    def given(cls, name: str, samples: Sequence[Sample], classes: Sequence[str] = ()) -> Data:
+        """A set of samples that are at hand, divided by position."""
+        depth = bool(samples) and all(sample.depth is not None for sample in samples)
+        items = [Item(part, partial(_same, one)) for part, one in zip(_divided(len(samples)), samples, strict=True)]
+        return cls(name, classes, items, depth=depth)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Data: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Data:
+        return self._with(self._items[index]) if isinstance(index, slice) else self._items[index].sample()
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (item.sample() for item in self._items)
+
+    def __repr__(self) -> str:
+        return f"Data({self.name!r}, {len(self)} pictures, {len(self.classes)} classes)"
+
+    def of(self, part: str) -> Data:
+        """The pictures of ``train``, ``val`` or ``test``. Raises DataError where there are none."""
+        items = [item for item in self._items if item.part == part]
+        if not items:
+            there = [name for name in PARTS if any(item.part == name for item in self._items)]
+            raise DataError(f"{self.name} has no pictures for {part!r}; of its {len(self)} there is {_listed(there)}")
+        return self._with(items)
+
+    def spread(self, count: int) -> Data:
+        """``count`` pictures evenly spread over the set, or all of them where it has no more."""
+        if count < 1:
+            raise DataError(f"a choice of pictures has at least 1, got {count}")
+        if count >= len(self):
+            return self
+        return self._with([self._items[place * len(self) // count] for place in range(count)])
+
+    def _with(self, items: Sequence[Item]) -> Data:
+        return Data(self.name, self.classes, items, depth=self.depth)
+
+
+def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
+    """The set that ``text`` names.
+
+    ``camvid:DIR``: CamVid's 11 classes in DIR/train with DIR/trainannot, and so on for val and test. A folder of such
+    pairs NAME, NAMEannot (pictures; PNG files of class numbers, any number beyond the classes being void), with the
+    classes' names, one a line, in classes.txt. A folder of pictures, or a picture. A video: up to MOST_FRAMES evenly
+    spread frames, decoded at once. ``synthetic:street?frames=200&seed=1``: rendered streets with labels and depth,
+    unless the text says otherwise four frames of each, four seconds apart.
+
+    ``size`` (height, width) is that of rendered pictures, and unlabelled pictures are reduced to fit into it.
+
+    Raises DataError when there is nothing there or labels do not fit; reading a picture raises it later.
+    """
+    name = str(text)
+    if name.startswith("synthetic:"):
+        return _streets(name, size)
+    if name.startswith("camvid:"):
+        return _labelled(name, Path(name.removeprefix("camvid:")), CLASSES)
+    path = Path(name)
+    if path.is_dir():
+        return _labelled(name, path, _class_names(path)) if _pairs(path) else _unlabelled(name, path, size)
+    return _video(name, size)
+
+
+def labelled(name: str, folders: Sequence[tuple[Path, Path]], classes: Sequence[str]) -> Data:
+    """A set of folders of pictures, each with its folder of labels (see ``open_data``), by name of the files.
+
+    Folders of pictures called ``train``, ``val`` and ``test`` are the parts. Raises DataError as ``open_data`` does.
+    """
+    files = [(picture, labels / f"{picture.stem}.png") for pictures, labels in folders for picture in _files(pictures)]
+    absent = [annotation for _, annotation in files if not annotation.is_file()]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(files)} pictures have no labels; the first is {absent[0]}")
+    own = all(pictures.name in PARTS for pictures, _ in folders)
+    parts = [picture.parent.name for picture, _ in files] if own else _divided(len(files))
+    memory = Memory()
+    items = [
+        Item(part, partial(_read_labelled, picture, annotation, len(classes)), memory)
+        for part, (picture, annotation) in zip(parts, files, strict=True)
+    ]
+    return Data(name, classes, items)
+
+
+def _divided(count: int, block: int = LONGEST_BLOCK) -> list[str]:
+    """The part of each of ``count`` pictures: of ten blocks of consecutive ones, eight, one and one."""
+    block = max(1, min(block, count // 10))
+    turn = min(10, count)
+    places = [index // block % turn for index in range(count)]
+    return ["test" if place == turn - 1 else "val" if place == turn - 2 else "train" for place in places]
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Folders of pictures with their folders of labels; train, val and test alone where there are such."""
+    try:
+        annotations = sorted(path for path in folder.glob("*annot") if path.is_dir())
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
+    found = [(path.with_name(path.name.removesuffix("annot")), path) for path in annotations]
+    found = [(pictures, labels) for pictures, labels in found if pictures.is_dir()]
+    return [pair for pair in found if pair[0].name in PARTS] or found
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    try:
+        lines = (folder / CLASS_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{folder} has labels, but the names of their classes cannot be read: write them into "
+            f"{folder / CLASS_FILE}, one a line, in the order of their numbers"
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not 0 < len(names) < VOID or len(set(names)) < len(names):
+        raise DataError(f"{folder / CLASS_FILE} has {len(names)} names; 1 to {VOID - 1} different ones will do")
+    return names
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    if not files:
+        raise DataError(f"no pictures in {folder} ({', '.join(sorted(PICTURES))})")
+    return files
+
+
+def _labelled(name: str, folder: Path, classes: Sequence[str]) -> Data:
+    pairs = _pairs(folder)
+    if not pairs:
+        raise DataError(f"{folder} has no labelled pictures: it needs train with trainannot, val with valannot, ...")
+    return labelled(name, pairs, classes)
+
+
+def _read_labelled(picture: Path, annotation: Path, classes: int) -> Sample:
+    rgb, labels = _read(picture).rgb, cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.dtype != np.uint8 or labels.shape != rgb.shape[:2]:
+        got = "nothing readable" if labels is None else f"{labels.dtype} {labels.shape}"
+        raise DataError(f"{annotation} must hold one uint8 class number a pixel, {rgb.shape[:2]}, got {got}")
+    return Sample(picture.stem, rgb, np.where(labels < classes, labels, VOID).astype(np.uint8))
+
+
+def _unlabelled(name: str, folder: Path, size: tuple[int, int] | None) -> Data:
+    files, memory = _files(folder), Memory()
+    parts = _divided(len(files))
+    return Data(
+        name, (), [Item(part, partial(_read, file, size), memory) for part, file in zip(parts, files, strict=True)]
+    )
+
+
+def _read(file: Path, size: tuple[int, int] | None = None) -> Sample:
+    try:
+        with open_source(file) as source:
+            return Sample(file.stem, _reduced(next(iter(source)).rgb(), size))
+    except SourceError as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+
+
+def _reduced(rgb: Rgb, size: tuple[int, int] | None) -> Rgb:
+    """The picture, reduced where it is larger, so that it fits into ``size`` (height, width)."""
+    height, width = rgb.shape[:2]
+    scale = min(size[0] / height, size[1] / width) if size else 1.0
+    if scale >= 1:
+        return rgb
+    smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(rgb, smaller, interpolation=cv2.INTER_AREA).view(np.uint8)
+
+
+def _video(name: str, size: tuple[int, int] | None) -> Data:
+    """Every so many frames; how many is doubled whenever there are too many, since no one knows a video's length."""
+    kept: list[Sample] = []
+    every = 1
+    try:
+        with open_source(name) as source:
+            if source.live:
+                raise DataError(f"{name} never ends: record it, and give the file")
+            for index, frame in enumerate(source):
+                if index % every:
+                    continue
+                kept.append(Sample(f"{Path(name).stem}-{index:06d}", _reduced(frame.rgb(), size or LARGEST)))
+                if len(kept) > MOST_FRAMES:
+                    kept, every = kept[::2], 2 * every
+    except SourceError as error:
+        raise DataError(f"{error}; data is camvid:DIR, a folder, a video, or synthetic:street?frames=200") from error
+    return Data.given(name, kept)
+
+
+def _streets(name: str, size: tuple[int, int] | None) -> Data:
+    scene, _, query = name.removeprefix("synthetic:").partition("?")
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    try:
+        frames = open_synthetic(f"{scene}?{query}").frames or 0
+        usual = {"cuts": str(max(0, -(-frames // STREET_FRAMES) - 1)), "fps": str(1 / STREET_SECONDS)}
+        if size:
+            usual["size"] = str(Size(*size))
+        video = open_synthetic(f"{scene}?{urlencode(usual | asked)}")
+    except SourceError as error:
+        raise DataError(str(error)) from error
+    memory = Memory()
+    parts = _divided(len(video), STREET_FRAMES)
+    items = [Item(part, partial(_rendered, video, index), memory) for index, part in enumerate(parts)]
+    return Data(name, CLASSES, items, depth=True)
+
+
+def _rendered(video: StreetVideo, index: int) -> Sample:
+    made = video.render(index)
+    return Sample(f"street-{index:06d}", made.frame.rgb(), made.classes, made.depth)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "nothing"

@@ -1,0 +1,200 @@
+"""What heads learn from labels: losses against hand computation, targets against the labels they come from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.fcos import Assignment
+from sharedbb.learn.labels import VOID, edge_target
+from sharedbb.learn.losses import (
+    Boundaries,
+    Depth,
+    Detection,
+    Segmentation,
+    Tags,
+    Task,
+    binary_divergence,
+    cell_loss,
+    class_weights,
+    depth_loss,
+    embedding_loss,
+    heatmap_loss,
+    segmentation_loss,
+    tags_loss,
+    tasks_of,
+)
+from sharedbb.spec import Pipeline
+
+CLASSES = ("road", "car", "sky")
+PIPELINE = Pipeline.model_validate(
+    {
+        "name": "tiny",
+        "input": {"size": [64, 96]},
+        "backbone": {"arch": "resnet18"},
+        "heads": {
+            "surface": {"type": "segmentation", "taps": [4], "classes": ["sky", "road"]},
+            "edges": {"type": "segmentation", "taps": [8], "classes": ["inside", "edge"]},
+            "objects": {"type": "detection", "taps": [8, 16], "classes": ["car"]},
+            "scene": {"type": "tags", "taps": [32], "labels": ["car", "sky"]},
+            "far": {"type": "depth", "taps": [8]},
+            "other": {"type": "segmentation", "taps": [4], "classes": ["sky", "water"]},
+            "body": {"type": "keypoints", "taps": [4], "points": ["hand"]},
+            "looks": {"type": "embedding", "taps": [32]},
+        },
+    }
+)
+
+
+def sample(name: str = "a", *, car: bool = True) -> Sample:
+    """Sky above road, a car on it if wanted, the first columns unknown."""
+    labels = np.zeros((64, 96), np.uint8)
+    labels[:24] = 2
+    if car:
+        labels[30:56, 40:72] = 1
+    labels[:, :8] = VOID
+    depth = np.linspace(50, 2, 64, dtype=np.float32)[:, None].repeat(96, 1)
+    return Sample(name, np.zeros((64, 96, 3), np.uint8), labels, depth)
+
+
+SAMPLES = [sample(), sample("b", car=False), Sample("c", np.zeros((64, 96, 3), np.uint8))]
+
+
+def tasks() -> dict[str, Task]:
+    return tasks_of(PIPELINE, Data.given("drawn", SAMPLES[:2], CLASSES))
+
+
+def test_heads_learn_what_the_set_knows() -> None:
+    made = tasks()
+    kinds = {name: type(task) for name, task in made.items()}
+    assert kinds == {
+        "surface": Segmentation,
+        "edges": Boundaries,
+        "objects": Detection,
+        "scene": Tags,
+        "far": Depth,
+    }
+    assert tasks_of(PIPELINE, Data.given("bare", [Sample("c", SAMPLES[2].rgb)])) == {}
+
+
+def test_targets_are_the_labels_in_the_heads_own_terms() -> None:
+    made = {name: task.target(SAMPLES) for name, task in tasks().items()}
+    labels = SAMPLES[0].labels
+    assert labels is not None
+    wanted = np.select([labels == 2, labels == 0], [0, 1], VOID)
+    assert torch.equal(made["surface"][0], torch.from_numpy(wanted.astype(np.uint8)))
+    assert (made["surface"][2] == VOID).all()
+    assert torch.equal(made["edges"][0], torch.from_numpy(edge_target(labels, 8)))
+    assert made["scene"][:2].tolist() == [[1, 1], [0, 1]]
+    assert made["scene"][2].isnan().all()
+    assert isinstance(made["objects"], Assignment)
+    assert made["objects"].positive.any(1).tolist() == [True, False, False]
+    assert not made["objects"].counted[2].any()
+    assert made["far"].shape == (3, 1, 64, 96)
+    assert made["far"][2].isnan().all()
+
+
+def perfect(task: Task, target: object) -> dict[str, Tensor]:
+    """Raw answers that say exactly what ``target`` asks for."""
+    match task, target:
+        case Segmentation(), Tensor():
+            cells = target[:, 1::4, 1::4].long().clamp(max=1)
+            return {"logits": torch.nn.functional.one_hot(cells, 2).permute(0, 3, 1, 2) * 40.0}
+        case Boundaries(), Tensor():
+            return {"logits": torch.nn.functional.one_hot(target.long().clamp(max=1), 2).permute(0, 3, 1, 2) * 40.0}
+        case Detection(), Assignment():
+            return {"scores": target.scores * 40 - 20, "distances": target.distances}
+        case Tags(), Tensor():
+            return {"logits": target * 40 - 20}
+        case Depth(), Tensor():
+            return {"depth": target[..., 4::8, 4::8]}
+    raise AssertionError
+
+
+@pytest.mark.parametrize("name", ["surface", "edges", "objects", "scene", "far"])
+def test_the_right_answer_costs_little_and_others_more(name: str) -> None:
+    task = tasks()[name]
+    target = task.target(SAMPLES[:2])
+    right = perfect(task, target)
+    least = float(task.loss(right, target))
+    # On a border between classes one cell holds both, so that the map at stride 4 cannot be right at stride 2.
+    assert least < (1.0 if name == "surface" else 1e-3)
+    changed = {part: (value * 2 + 1 if name == "far" else -value) for part, value in right.items()}
+    if name == "objects":
+        changed["distances"] = right["distances"]
+    assert float(task.loss(changed, target)) > least + 0.1
+
+
+def test_unknown_pictures_teach_nothing() -> None:
+    for name, task in tasks().items():
+        target = task.target(SAMPLES[2:])
+        shapes = {
+            "surface": {"logits": (1, 2, 16, 24)},
+            "edges": {"logits": (1, 2, 8, 12)},
+            "objects": {"scores": (1, 8 * 12 + 4 * 6, 1), "distances": (1, 8 * 12 + 4 * 6, 4)},
+            "scene": {"logits": (1, 2)},
+            "far": {"depth": (1, 1, 8, 12)},
+        }[name]
+        raw = {part: torch.ones(shape, requires_grad=True) for part, shape in shapes.items()}
+        loss = task.loss(raw, target)
+        assert float(loss.detach()) == 0, name
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(value.grad is None or not value.grad.any() for value in raw.values())
+
+
+def test_classes_count_by_their_weight_and_void_not_at_all() -> None:
+    logits = torch.tensor([[[[1.0, 0.0, 5.0]], [[0.0, 2.0, -5.0]]]])
+    labels = torch.tensor([[[0, 1, VOID]]], dtype=torch.uint8)
+    weight = torch.tensor([1.0, 3.0])
+    first, second = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-2))
+    assert float(cell_loss(logits, labels, weight)) == pytest.approx((first + 3 * second) / 4, rel=1e-5)
+
+
+def test_segmentation_is_asked_at_twice_its_resolution() -> None:
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1] = torch.tensor([[0.0, 8.0], [0.0, 8.0]])
+    labels = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    labels[..., 9:] = 1
+    # Bilinear, twice as fine: 0, 2, 6, 8 along each row, of which the left two should be low and the right two high.
+    each = [math.log(1 + math.exp(value)) for value in (0, 2, -6, -8)]
+    assert float(segmentation_loss(logits, labels, torch.ones(2))) == pytest.approx(sum(each) / 4, rel=1e-4)
+
+
+def test_rare_classes_weigh_more() -> None:
+    weight = class_weights(np.array([90.0, 10.0]))
+    raw = np.array([1 / math.log(1.15 + 0.9), 1 / math.log(1.15 + 0.1)])
+    assert weight.tolist() == pytest.approx((raw / (raw @ [0.9, 0.1])).tolist(), rel=1e-5)
+    assert class_weights(np.zeros(3)).tolist() == [1, 1, 1]
+
+
+def test_tags_that_nobody_knows_do_not_count() -> None:
+    logits = torch.tensor([[0.5, -1.0], [3.0, 3.0]])
+    tags = torch.tensor([[1.0, 0.0], [math.nan, math.nan]])
+    wanted = (math.log(1 + math.exp(-0.5)) + math.log(1 + math.exp(-1))) / 2
+    assert float(tags_loss(logits, tags)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_depth_is_compared_by_ratio() -> None:
+    wanted = torch.tensor([10.0, 40.0, math.nan])
+    assert float(depth_loss(torch.tensor([20.0, 20.0, 7.0]), wanted)) == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_heat_maps_and_vectors() -> None:
+    wanted = torch.tensor([[[[0.9, 0.05, 0.05]]]])
+    assert float(heatmap_loss(torch.logit(wanted), wanted)) == pytest.approx(0, abs=1e-6)
+    assert float(heatmap_loss(torch.zeros(1, 1, 1, 3), wanted)) > 0.5
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert float(embedding_loss(vectors, 3 * vectors)) == pytest.approx(0, abs=1e-6)
+    assert float(embedding_loss(vectors, -vectors)) == pytest.approx(2)
+
+
+def test_binary_divergence_is_that_of_two_coins() -> None:
+    p, q = 0.3, 0.8
+    wanted = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    got = binary_divergence(torch.logit(torch.tensor(q)), torch.tensor(p))
+    assert float(got) == pytest.approx(wanted, rel=1e-5)
