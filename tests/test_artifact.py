@@ -10,15 +10,19 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 from torch import nn
 
 from sharedbb import artifact
-from sharedbb.artifact import MANIFEST, WEIGHTS, Manifest
+from sharedbb.artifact import CODED_WEIGHTS, MANIFEST, QUANTIZATION, WEIGHTS, Artifact, Manifest
 from sharedbb.errors import ArtifactError, WeightsError
+from sharedbb.graph.quantization import Grid, Scheme
+from sharedbb.nets.structure import differences
 
 MADE = Manifest(
     kind="network",
@@ -370,3 +374,122 @@ def test_importing_the_module_needs_no_torch() -> None:
 
     code = "import sys, sharedbb.artifact; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+CODING = {"backbone.0.weight": {"type": "uniform", "bits": 8, "axis": 0, "symmetric": True}}
+EDGE = "backbone.0|conv2d|0|0"
+
+
+def scheme(**changes: Any) -> Scheme:
+    told = {"scale": torch.tensor(0.5), "zero_point": torch.tensor(3, dtype=torch.int32), "low": 0, "high": 255}
+    return Scheme({EDGE: Grid(**(told | changes))}, {"backbone.0|conv2d|0|2": torch.ones(4)})
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """A file that needs format version 2: coded weights, a layer left out, quantized."""
+    torch.manual_seed(0)
+    path = tmp_path / "second.sbb"
+    network = Tiny()
+    network.backbone[1] = nn.Identity()
+    told = replace(MADE, structure=differences(Tiny(), network))
+    artifact.save(path, told, network.state_dict(), coding=CODING, scheme=scheme())
+    return path
+
+
+def test_plain_artifacts_stay_readable_for_older_versions(file: Path, second: Path) -> None:
+    assert (manifest_of(file)["version"], manifest_of(second)["version"]) == (1, 2)
+    assert not {"structure", "quantization"} & manifest_of(file).keys()
+    assert (artifact.load(file).scheme, artifact.load(file).coding) == (None, {})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"coding": CODING}, {"scheme": scheme()}, {"manifest": replace(MADE, structure={"a": {"type": "Identity"}})}],
+)
+def test_each_novelty_alone_needs_version_2(tmp_path: Path, more: dict[str, Any]) -> None:
+    told = {"manifest": MADE, **more}
+    assert artifact.save(tmp_path / "x.sbb", weights=Tiny().state_dict(), **told).version == 2
+    assert artifact.load(tmp_path / "x.sbb").manifest.version == 2
+
+
+def test_structure_quantization_and_codings_come_out_as_they_went_in(second: Path) -> None:
+    read = artifact.load(second)
+    assert read.manifest.structure == {"backbone.1": {"type": "Identity"}}
+    assert read.coding == CODING
+    assert read.scheme is not None
+    grid = read.scheme.grids[EDGE]
+    assert (float(grid.scale), int(grid.zero_point), grid.low, grid.high) == (0.5, 3, 0, 255)
+    assert torch.equal(read.scheme.constants["backbone.0|conv2d|0|2"], torch.ones(4))
+    assert WEIGHTS not in read.parts
+    torch.manual_seed(0)
+    weight = Tiny().backbone[0].weight
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert ((read.weights["backbone.0.weight"] - weight).abs() <= step * 0.51).all()
+    network = Tiny()
+    artifact.load_weights(network, read, heads())
+    assert isinstance(network.backbone[1], nn.Identity)
+    assert torch.equal(network.backbone[0].weight, read.weights["backbone.0.weight"])
+
+
+def test_equal_quantized_contents_give_equal_bytes(tmp_path: Path) -> None:
+    state = Tiny().state_dict()
+    for name in ("a.sbb", "b.sbb"):
+        artifact.save(tmp_path / name, MADE, state, coding=CODING, scheme=scheme())
+    assert (tmp_path / "a.sbb").read_bytes() == (tmp_path / "b.sbb").read_bytes()
+
+
+def test_a_structure_that_does_not_fit_the_weights_is_refused(tmp_path: Path) -> None:
+    wide = {"type": "Conv2d", "in_channels": 3, "out_channels": 60_000, "kernel_size": [3, 3]}
+    told = replace(MADE, structure={"backbone.0": wide})
+    artifact.save(tmp_path / "x.sbb", told, Tiny().state_dict())
+    with pytest.raises(WeightsError, match=r"shape \(60000, 3, 3, 3\), stored: \(4, 3, 3, 3\)"):
+        artifact.load_weights(Tiny(), artifact.load(tmp_path / "x.sbb"), heads())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale": torch.tensor(0.0)},
+        {"scale": torch.tensor(-1.0)},
+        {"zero_point": torch.tensor(300, dtype=torch.int32)},
+        {"axis": 0},
+    ],
+)
+def test_impossible_quantization_is_refused_with_the_file_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    artifact.save(tmp_path / "x.sbb", MADE, Tiny().state_dict(), scheme=scheme(**changes))
+    read = artifact.load(tmp_path / "x.sbb")
+    with pytest.raises(ArtifactError, match=r"x\.sbb: the quantization scheme is damaged: edge .* impossible grid"):
+        _ = read.scheme
+
+
+def test_quantization_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not finite"):
+        artifact.save(tmp_path / "x.sbb", MADE, Tiny().state_dict(), scheme=scheme(scale=torch.tensor(float("nan"))))
+
+
+def test_quantization_without_its_part_or_with_another_is_refused(second: Path) -> None:
+    read = artifact.load(second)
+    for parts, message in (
+        ({}, "quantization.safetensors is not safetensors"),
+        ({QUANTIZATION: b"junk"}, "quantization.safetensors is not safetensors"),
+        ({QUANTIZATION: save_tensors({"other": torch.ones(1)})}, "damaged: .*scale"),
+    ):
+        with pytest.raises(ArtifactError, match=f"second.sbb: .*{message}"):
+            _ = Artifact(second, read.manifest, parts).scheme
+
+
+def test_damaged_coded_weights_are_refused_with_the_file_named(second: Path) -> None:
+    read = artifact.load(second)
+    broken = Artifact(second, read.manifest, {CODED_WEIGHTS: read.parts[CODED_WEIGHTS][:-9]})
+    with pytest.raises(ArtifactError, match=r"second\.sbb: coded weights"):
+        _ = broken.weights
+    with pytest.raises(ArtifactError, match=r"second\.sbb: coded weights"):
+        _ = Artifact(second, read.manifest, {CODED_WEIGHTS: b"PK"}).coding
+
+
+def test_weights_in_both_forms_are_refused(second: Path) -> None:
+    told: Any = manifest_of(second)
+    told["parts"][WEIGHTS] = {"sha256": "0" * 64, "bytes": 1}
+    with pytest.raises(ArtifactError, match=r"lists no weights\.safetensors"):
+        artifact.load(rewritten(second, {MANIFEST: json.dumps(told).encode(), WEIGHTS: b"x"}))

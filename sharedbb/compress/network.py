@@ -19,6 +19,7 @@ from sharedbb.graph.capture import capture
 from sharedbb.graph.cost import cost, total
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import to_module
+from sharedbb.graph.merge import prune
 from sharedbb.graph.quantization import Scheme, quantized
 from sharedbb.learn.judge import Predictor
 from sharedbb.nets.structure import differences
@@ -66,7 +67,7 @@ class Network:
     def graph(self, batch: int = 1) -> Graph:
         """The network captured at the pipeline's input size; with a scheme, rounding as it says."""
         size = self.pipeline.input.network_size
-        graph = capture(self.module, torch.zeros(batch, 3, size.height, size.width), "")
+        graph = prune(capture(self.module, torch.zeros(batch, 3, size.height, size.width), ""))
         return graph if self.scheme is None else quantized(graph, self.scheme)
 
     @cached_property

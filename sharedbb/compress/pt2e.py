@@ -5,17 +5,30 @@ It places roundings for Inductor's x86 integer kernels; https://github.com/pytor
 
 from __future__ import annotations
 
+import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from sharedbb.compress.calibration import exported, read_back
 from sharedbb.errors import CompressionError
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.quantization import Grid, edges
+
+# What the quantizer knows operators by: the function of torch that a network called.
+_SOURCES: Mapping[str, Any] = {
+    "aten.conv2d.default": F.conv2d,
+    "aten.linear.default": F.linear,
+    "aten.relu.default": F.relu,
+    "aten.hardswish.default": F.hardswish,
+    "aten.hardtanh.default": F.hardtanh,
+    "aten.silu.default": F.silu,
+    "aten.add.Tensor": operator.add,
+}
 
 
 def calibrated(
@@ -39,7 +52,7 @@ def calibrated(
     quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        watched: Any = prepare_pt2e(exported(graph), quantizer)
+        watched: Any = prepare_pt2e(_with_sources(exported(graph)), quantizer)
         for image in images:
             watched(image)
         rounded = convert_pt2e(watched, fold_quantize=False)
@@ -47,3 +60,11 @@ def calibrated(
     readers = {edge: (node.name, place) for edge, node, place, _ in edges(graph)}
     weights = {edge for edge, node, place, leaf in edges(graph) if place and type(leaf).__name__ == "Weight"}
     return {edge: grid for edge, grid in grids.items() if readers[edge][0] not in alone and edge not in weights}, {}
+
+
+def _with_sources(module: fx.GraphModule) -> fx.GraphModule:
+    """The module, its calls marked with the functions that they stand for (export saw only the operators)."""
+    for node in module.graph.nodes:
+        if (source := _SOURCES.get(str(node.target))) is not None:
+            node.meta["source_fn_stack"] = [(node.name, source)]
+    return module

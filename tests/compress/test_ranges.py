@@ -49,7 +49,12 @@ def test_bits_and_zero_points_are_as_asked(graph: Graph) -> None:
     image = torch.linspace(-1, 3, 16).view(1, 1, 4, 4)
     grids, _ = calibrated(graph, [image], frozenset(), symmetric=False, bits=4)
     grid = grids["conv|conv2d|1|0"]  # reads −3 to 0
-    assert (float(grid.scale), int(grid.zero_point), grid.low, grid.high) == (pytest.approx(3 / 15, rel=1e-3), 15, 0, 15)
+    assert (float(grid.scale), int(grid.zero_point), grid.low, grid.high) == (
+        pytest.approx(3 / 15, rel=1e-3),
+        15,
+        0,
+        15,
+    )
 
 
 def test_a_lone_outlier_is_clipped(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,10 @@ def test_a_weight_has_no_grid_by_the_picture(graph: Graph) -> None:
         (Scheme({}, {"second|conv2d|1|2": torch.zeros(5)}), "which this network does not compute"),
         (Scheme({"second|conv2d|0|1": grid([0.1] * 4, [0] * 4, axis=0)}), "4 scales along axis 0 do not fit"),
         (Scheme({"second|conv2d|0|1": grid([], [], axis=3)}), "0 scales along axis 3 do not fit"),
-        (Scheme({"|add|0|1": grid([0.1], [0], axis=1)}), r"1 scales along axis 1 do not fit an operand of shape \(1,\)"),
+        (
+            Scheme({"|add|0|1": grid([0.1], [0], axis=1)}),
+            r"1 scales along axis 1 do not fit an operand of shape \(1,\)",
+        ),
         (Scheme({}, {"second|conv2d|0|2": torch.zeros(4)}), r"constant of shape \(4,\), the network one of \(5,\)"),
     ],
 )
@@ -263,7 +266,8 @@ def test_equal_quantized_networks_merge_into_one(rounded_graph: Graph, float_gra
 def test_other_grids_part_networks(graph: Graph) -> None:
     def rounded(name: str, scale: float) -> Graph:
         found = quantized(graph, Scheme({"second|conv2d|0|0": grid(scale)}))
-        return replace(found, outputs={name: node for node in found.outputs.values()})
+        (answer,) = found.outputs.values()
+        return replace(found, outputs={name: answer})
 
     merged = merge({"one": rounded("one", 0.1), "other": rounded("other", 0.2)})
     shared = merged.networks["one"] & merged.networks["other"]
