@@ -250,6 +250,19 @@ def test_segments_one_after_another_answer_as_the_whole(rounded_graph: Graph, pi
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_merging_shares_roundings_and_the_cut_parts_them_again(
+    float_graph: Graph, rounded_graph: Graph, picture: Tensor
+) -> None:
+    merged = merge({"one": rounded_graph}).graph
+    assert sum(map(is_rounding, merged.nodes)) < sum(map(is_rounding, rounded_graph.nodes))
+    parts = cut(fold_constants(merged))
+    plain = cut(fold_constants(merge({"one": fold_batch_norms(float_graph)}).graph))
+    assert [(one.name, one.stride) for one in parts.segments] == [(one.name, one.stride) for one in plain.segments]
+    assert not any(is_rounding(parts.graph.by_name[name]) for name in parts.features)
+    found, expected = _in_segments(parts, picture), run(rounded_graph, picture)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_rounding_costs_no_multiply_adds_and_keeps_the_shapes(float_graph: Graph, rounded_graph: Graph) -> None:
     assert sum(map(is_rounding, rounded_graph.nodes)) > 20
     assert total(cost(rounded_graph).values()).macs == total(cost(float_graph).values()).macs
