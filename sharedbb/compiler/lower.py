@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.compiled import Compiled
 from sharedbb.compiler.form import Form
@@ -18,12 +21,16 @@ from sharedbb.graph.cost import cost
 from sharedbb.graph.cut import Cut, Segment, cut, fold_constants, head_of, heads_of_nodes, whole
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.merge import ancestors, fold_batch_norms
+from sharedbb.graph.quantization import is_rounding
 from sharedbb.graph.reach import Reach, reach
 from sharedbb.program import Stage, StageFacts
 from sharedbb.types import Plane
 
 LONGEST_PERIOD = 240  # frames over which clocks are looked at for heads that fall due together
 MOST_FUSED = 4  # sets of heads that may get a fused stage
+
+FUSED_ERROR = 0.1
+"""How far a quantized network's fused stage may answer from its segments: steps of rounding that flip make 1 to 5 %."""
 
 
 def lower(
@@ -142,15 +149,32 @@ def _fuse(
         return {}, [f"nothing is fused: {error}"]
     kept, said = {}, []
     calls = segment_calls(best.backend, executables, together, planes)
+    apart = features_of(best.backend, best.executables, parts, planes, noise=True) if _rounds(parts.graph) else None
     for heads, segment, executable, call in zip(sets, together.segments, executables, calls, strict=True):
         needed = [best.calls[at] for at, part in enumerate(parts.segments) if part.heads & heads]
         times = interleaved({"fused": call, "segments": in_turn(needed)}, best.way.device)
         chosen = min(times, key=lambda case: times[case])
+        if chosen == "fused" and apart is not None:
+            joined = replace(together, segments=(segment,))
+            found = features_of(best.backend, [executable], joined, planes, noise=True)
+            off = max(_difference(*map(best.backend.answer, (found[name], apart[name]))) for name in segment.outputs)
+            if off > FUSED_ERROR:
+                said.append(f"{segment.name}: not fused, in integers it would answer otherwise ({off:.0%} off)")
+                continue
         said.append(f"{segment.name}: {times['segments']:.2f} ms by segments, {times['fused']:.2f} ms fused ({chosen})")
         if chosen == "fused":
             facts = replace(describe(segment, _heads(parts.graph)), measured_ms=round(times["fused"], 4))
             kept[heads] = Stage(facts, executable)
     return kept, said
+
+
+def _rounds(graph: Graph) -> bool:
+    return any(is_rounding(node) for node in graph.nodes)
+
+
+def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean absolute difference, relative to the second's mean size."""
+    return float(np.abs(one - other).mean() / max(float(np.abs(other).mean()), 1e-9))
 
 
 def _one(best: _Built, parts: Cut, segment: Segment, planes: Sequence[Plane]) -> Stage:

@@ -8,6 +8,8 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
+import numpy as np
+
 from sharedbb.graph.cut import Cut
 from sharedbb.types import Plane, Size
 
@@ -24,9 +26,17 @@ def size_of(parts: Cut, planes: Sequence[Plane]) -> Size:
     return Size(height * first.stride, width * first.stride)
 
 
-def features_of(backend: Any, executables: Any, parts: Cut, planes: Sequence[Plane]) -> dict[str, Any]:
-    """The features that the segments make from a black picture, by name."""
-    features: dict[str, Any] = dict(backend.picture(size_of(parts, planes), planes).features)
+def features_of(
+    backend: Any, executables: Any, parts: Cut, planes: Sequence[Plane], *, noise: bool = False
+) -> dict[str, Any]:
+    """The features that the segments make from a black picture, or one of noise, by name."""
+    picture = backend.picture(size_of(parts, planes), planes)
+    if noise:
+        random = np.random.default_rng(0)
+        for plane in picture.planes.values():
+            plane[...] = random.integers(0, 256, plane.shape, np.uint8)
+        backend.upload(picture)
+    features: dict[str, Any] = dict(picture.features)
     for segment, executable in zip(parts.segments, executables, strict=True):
         results = executable.session()([features[name] for name in segment.inputs])
         features.update(zip(segment.outputs, results, strict=True))

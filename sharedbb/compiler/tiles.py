@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sharedbb.compiler.measure import interleaved, size_of
+from sharedbb.compiler.measure import features_of, interleaved, size_of
 from sharedbb.errors import BackendError, GraphError
 from sharedbb.graph.axis import Axis
 from sharedbb.graph.cost import cost
@@ -103,7 +103,7 @@ def divided(
     """The stages with the batches of tiles that cost clearly less than all of a stage, and what was found in words."""
     picture = size_of(parts, planes)
     made, said = [], []
-    features, scale = _computed(stages, backend, picture, planes)
+    features, scale = _computed(stages, parts, planes, backend)
     for stage, segment in zip(stages, parts.segments, strict=True):
         tiling = tiling_of(segment, picture)
         tiles: tuple[Tiles, ...] = ()
@@ -118,17 +118,10 @@ def divided(
 
 
 def _computed(
-    stages: Sequence[Stage], backend: Any, picture: Size, planes: Sequence[Plane]
+    stages: Sequence[Stage], parts: Cut, planes: Sequence[Plane], backend: Any
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Every feature of a picture of noise, and its largest number."""
-    buffer, dice = backend.picture(picture, planes), np.random.default_rng(0)
-    for array in buffer.planes.values():
-        array[...] = dice.integers(0, 256, array.shape, np.uint8)
-    backend.upload(buffer)
-    features: dict[str, Any] = dict(buffer.features)
-    for stage in stages:
-        results = stage.executable.session()([features[name] for name in stage.facts.inputs])
-        features.update(zip(stage.facts.outputs, results, strict=True))
+    features = features_of(backend, [stage.executable for stage in stages], parts, planes, noise=True)
     scale = {}
     for stage in stages:
         for name, shape in zip(stage.facts.outputs, stage.facts.shapes, strict=True):

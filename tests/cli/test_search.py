@@ -157,7 +157,8 @@ def test_the_picture_has_every_trial_and_joins_the_front() -> None:
 
 
 def test_pictures_of_searches_without_results() -> None:
-    ElementTree.fromstring(picture([Trial(0, {}, None, "no")], [], {0: ""}, "time"))
+    drawn = ElementTree.fromstring(picture([Trial(0, {}, None, "no")], [], {0: ""}, "time"))
+    assert not [element for element in drawn.iter() if element.tag.endswith("circle")]
 
 
 def test_missing_packages_are_said(

@@ -22,8 +22,9 @@ from sharedbb.compiler.choose import Candidate, candidates, device_of
 from sharedbb.compiler.lower import due_together, lower
 from sharedbb.errors import BackendError, SharedBBError, WeightsError
 from sharedbb.graph.capture import capture
-from sharedbb.graph.cut import cut, fold_constants, whole
+from sharedbb.graph.cut import Cut, cut, fold_constants, whole
 from sharedbb.graph.merge import fold_batch_norms
+from sharedbb.graph.quantization import Grid, Scheme, quantized
 from sharedbb.profiling import Profiler
 from sharedbb.program import Stage
 from sharedbb.registry import BACKBONES, BACKENDS
@@ -270,6 +271,53 @@ def test_what_cannot_run_is_not_chosen() -> None:
             lower(graph, unit, (lacking,), None, {})
     finally:
         BACKENDS.unregister("lacking")
+
+
+class TwoAnswers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.left, self.right = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.shared(image)
+        return {"left": self.left(features), "right": self.right(features)}
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1.0, True), (1.05, True), (1.5, False)])
+def test_a_fused_stage_in_integers_must_answer_as_its_segments_do(
+    factor: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Louder(EagerBackend):
+        name = "louder"
+
+        def compile(self, parts: Cut, planes: Any) -> list[TorchExecutable]:
+            whole_network = len(parts.segments) == 1
+            return [_times(factor if whole_network else 1.0, one) for one in super().compile(parts, planes)]
+
+    def fused_is_faster(cases: dict[Any, Any], device: str) -> dict[Any, float]:
+        return {case: 1.0 if case == "fused" else 2.0 for case in cases}
+
+    monkeypatch.setattr("sharedbb.compiler.lower.interleaved", fused_is_faster)
+    sb.register_backend("louder", Louder)
+    try:
+        plain = capture(TwoAnswers(), torch.zeros(1, 3, 32, 32), "")
+        grid = Grid(torch.tensor(0.02), torch.tensor(0, dtype=torch.int32), -127, 127)
+        rounded = quantized(plain, Scheme({"left|conv2d|0|0": grid}))
+        unit, way = Plane.rgb(_pipeline().input.normalization), Candidate("louder", "f32", "cpu")
+        found = lower(rounded, unit, (way,), None, {})
+        assert bool(found.fused) == kept
+        assert (
+            any("not fused, in integers it would answer otherwise (50% off)" in said for said in found.choices) != kept
+        )
+        assert lower(plain, unit, (way,), None, {}).fused  # without integers nothing is looked at
+    finally:
+        BACKENDS.unregister("louder")
+
+
+def _times(factor: float, executable: Any) -> TorchExecutable:
+    """An executable whose results are ``factor`` times too large."""
+    run = executable.session()
+    return TorchExecutable(lambda *features: tuple(factor * result for result in run(features)))
 
 
 def test_candidates_follow_what_is_asked() -> None:
