@@ -14,10 +14,10 @@ from benchmarks.timing import keep
 from sharedbb.cli.costing import NETWORK, Prepared, Way, cost_model, measured, subject, ways
 from sharedbb.cli.probes import Probe, heads
 from sharedbb.compress.costs import CostModel
-from sharedbb.compress.network import Network
 from sharedbb.compress.operators import operators
 from sharedbb.compress.planning import Choice, plan
 from sharedbb.compress.prune import prune
+from sharedbb.learn.network import Network
 from sharedbb.spec import Runtime
 
 GOAL = 0.15

@@ -18,7 +18,6 @@ from sharedbb.compiler.form import Given
 from sharedbb.compiler.formed import formed
 from sharedbb.compiler.measure import interleaved, segment_calls
 from sharedbb.compress.costs import FEATURES, CostModel, Estimate, Observation, fit
-from sharedbb.compress.network import Network
 from sharedbb.compress.operators import Operator, of_nodes, operators
 from sharedbb.compress.planning import Piece, Subject
 from sharedbb.errors import BackendError, CompressionError
@@ -28,6 +27,7 @@ from sharedbb.graph.ir import Graph, Weight
 from sharedbb.graph.merge import fold_batch_norms
 from sharedbb.graph.quantization import Grid, Scheme, edges, quantized
 from sharedbb.graph.reach import reach
+from sharedbb.learn.network import Network
 from sharedbb.profiling.files import write_text
 from sharedbb.registry import BACKENDS, resolve
 from sharedbb.spec import Runtime

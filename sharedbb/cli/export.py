@@ -53,8 +53,8 @@ def export(
 
     from sharedbb.cli.files import Files
     from sharedbb.compress.export import export as exported
-    from sharedbb.compress.network import Network
     from sharedbb.errors import CompressionError
+    from sharedbb.learn.network import Network
 
     Files(summary=out).check(pipeline)
     spec = exportable(pipeline, overrides or ())

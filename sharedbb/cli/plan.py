@@ -56,9 +56,9 @@ def plan(
 
     from sharedbb.cli.costing import cost_model, subject, ways
     from sharedbb.cli.files import STDOUT
-    from sharedbb.compress.network import Network
     from sharedbb.compress.planning import RECOMPUTED, check_floors
     from sharedbb.compress.planning import plan as planned
+    from sharedbb.learn.network import Network
     from sharedbb.profiling.files import write_text
 
     floors = dict(map(_floor, floor or ()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sharedbb.compress.network import Network
+from sharedbb.learn.network import Network
 from sharedbb.nets import MultiHead
 from sharedbb.nets.backbones import SEED, Backbone, seeded
 from sharedbb.nets.necks import Fpn

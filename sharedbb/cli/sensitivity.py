@@ -53,10 +53,10 @@ def sensitivity(
     from sharedbb.cli.files import Files
     from sharedbb.cli.sensitivity_page import sensitivity_page
     from sharedbb.cli.session import Screen
-    from sharedbb.compress.network import Network
     from sharedbb.compress.sensitivity import STRENGTHS
     from sharedbb.compress.sensitivity import sensitivity as measured
     from sharedbb.learn.data import open_data
+    from sharedbb.learn.network import Network
     from sharedbb.profiling.files import write_text
 
     files = Files(report=report, summary=json_file)

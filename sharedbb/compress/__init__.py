@@ -9,11 +9,11 @@ from sharedbb.compress.code import code
 from sharedbb.compress.distill import distill, student
 from sharedbb.compress.factorize import factorize
 from sharedbb.compress.finetune import finetune
-from sharedbb.compress.network import Network
 from sharedbb.compress.prune import prune
 from sharedbb.compress.quantize import quantize
-from sharedbb.compress.report import StepReport
 from sharedbb.compress.sensitivity import sensitivity
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 __all__ = [
     "Network",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
 from sharedbb.learn.judge import normalized
+from sharedbb.learn.network import Network
 from sharedbb.transforms.rgb import RgbIntake
 from sharedbb.types import Frame
 

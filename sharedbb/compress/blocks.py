@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sharedbb.compress.answers import Form, formed, forms, images, network_shape, weighed
 from sharedbb.compress.channels import within
-from sharedbb.compress.network import Network
 from sharedbb.compress.widths import LayerCost, trace
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
+from sharedbb.learn.network import Network
 
 PICTURES = 4
 """As many are asked; each costs a pass for every block."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sharedbb.compress.kmeans import kmeans, nearest
 from sharedbb.compress.layers import Weighted, watched, weighted_layers
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.compress.ties import ties
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 GROUPS = ("layer", "shape", "all")
 MOST_LEVELS = 256

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharedbb.coding import decode, encode
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import CompressionError
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 FLOATS = {16: "f16", 32: "f32"}
 FLOAT32_BYTES = 4

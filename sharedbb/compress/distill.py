@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sharedbb.compress.finetune import Progress, train, trainer_of
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
 from sharedbb.learn.distillation import Distill
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.learn.trainer import Course
 from sharedbb.registry import BACKBONES
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
 from sharedbb.compress.onnx_rounding import translations, with_integer_weights
 from sharedbb.errors import CompressionError
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import fold_batch_norms
 from sharedbb.graph.quantization import unrounded
+from sharedbb.learn.network import Network
 
 PICTURE = "picture"
 """What an exported network's input is called."""

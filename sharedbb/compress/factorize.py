@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from sharedbb.compress.decompose import Factors, cp, least, stacked, svd, tucker
 from sharedbb.compress.layers import Weighted, watched, weighted_layers
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
 from sharedbb.learn.judge import AGREEMENT, judge
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 METHODS = ("svd", "cp", "tucker")
 LOOSEST, TIGHTEST, TRIES = 0.5, 1e-4, 7

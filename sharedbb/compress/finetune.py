@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.compress.ties import ties
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
 from sharedbb.learn.distillation import Distill
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.learn.trainer import Course, Trainer
 
 Progress = Callable[[Mapping[str, Any]], None]

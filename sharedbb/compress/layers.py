@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
 from sharedbb.learn.judge import Predictor
+from sharedbb.learn.network import Network
 
 Weighted = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sharedbb.compress.channels import within
 from sharedbb.compress.narrowing import Between
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
+from sharedbb.learn.network import Network
 
 SPARSE = {"type": "plain", "dtype": "f16"}
 """How a sparse weight is stored that has no coding yet."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from sharedbb.compress import importance
 from sharedbb.compress.answers import forms, images, network_shape
 from sharedbb.compress.channels import ChannelGroup, Held, cut, within
-from sharedbb.compress.network import Network
 from sharedbb.compress.torch_pruning import channel_groups
 from sharedbb.compress.widths import Layer, LayerCost, choose, retrace, total, trace
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
+from sharedbb.learn.network import Network
 
 TRACED_SIDE = 64
 """Side of the picture on which dependencies are found; they do not depend on it."""

@@ -9,12 +9,12 @@ from sharedbb.compress.answers import network_shape
 from sharedbb.compress.blocks import without_blocks
 from sharedbb.compress.masks import with_zeros
 from sharedbb.compress.narrowing import Between, Narrowing, narrow, neuron_cost
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.compress.sensitivity import Sensitivity
 from sharedbb.compress.widths import COSTS, Layer, LayerCost, retrace, total, trace
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 METHODS = ("structured", "magnitude", "threshold", "neuron", "block")
 IMPORTANCES = ("l2", "bn", "taylor")

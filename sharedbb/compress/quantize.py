@@ -18,12 +18,12 @@ from sharedbb.coding import decode, encode
 from sharedbb.compress import nncf, pt2e, ranges
 from sharedbb.compress.answers import images
 from sharedbb.compress.calibration import left_alone, prepared, weight_grids
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import CompressionError
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.quantization import Grid, Scheme, edges
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 
 METHODS = ("static", "dynamic", "qat", "weights")
 TOOLS = ("nncf", "pt2e", "own")

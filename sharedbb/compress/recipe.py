@@ -16,13 +16,13 @@ from typing import Any
 
 from sharedbb.compress.floors import Bisection, Floor, Quality, broken, floors_of
 from sharedbb.compress.journal import Journal
-from sharedbb.compress.network import Network
 from sharedbb.compress.record import Fate, Row, Run, Speed, State, write
 from sharedbb.compress.steps import Bench, Watch, take
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn.data import Data, open_data
 from sharedbb.learn.judge import LOWEST_SCORE, headline, judge
 from sharedbb.learn.labels import asked
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline, load
 from sharedbb.spec.parts import names_file
 from sharedbb.spec.recipe import HEADLINE, Recipe, RecipeData

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from sharedbb import artifact
 from sharedbb.compress.floors import Floor, Quality
 from sharedbb.compress.journal import Entry
-from sharedbb.compress.network import Network
-from sharedbb.compress.report import StepReport
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.spec import dump
 from sharedbb.spec.recipe import HEADLINE, Recipe
 from sharedbb.spec.steps import AnyStep, Shrinking

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sharedbb.compress.network import Network
 from sharedbb.compress.probes import Layer, Site, changed, sites
 from sharedbb.compress.replay import Call, Replay
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.graph.cut import head_of
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.judge import AGREEMENT, LOWEST_SCORE, AgreementMeasure, Predictor
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline
 from sharedbb.types import Output
 

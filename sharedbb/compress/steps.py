@@ -22,8 +22,8 @@ from sharedbb.spec.steps import (
 )
 
 if TYPE_CHECKING:
-    from sharedbb.compress.network import Network
     from sharedbb.learn.data import Data
+    from sharedbb.learn.network import Network
 
 Watch = Callable[[str, float | None], None]
 """Is told what is going on, and which share of it is done (0 to 1) where that is known."""
@@ -182,7 +182,7 @@ def _train(course: Course, network: Network, bench: Bench, checkpoint: str) -> N
 def _distill(step: DistillStep, network: Network, bench: Bench) -> Network:
     """Training by a teacher, of this network or of one on another backbone that takes its place."""
     from sharedbb.compress.distill import distill, student
-    from sharedbb.compress.network import Network
+    from sharedbb.learn.network import Network
 
     teacher = Network.of(step.teacher) if step.teacher else bench.teacher
     if step.student:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sharedbb.compress.network import Network
+from sharedbb.learn.network import Network
 
 
 def ties(network: Network) -> Callable[[nn.Module], None]:

@@ -4,6 +4,8 @@ from sharedbb.learn.data import Data, Sample, open_data
 from sharedbb.learn.distillation import Distill
 from sharedbb.learn.judge import HEADLINE, Predictor, headline, judge
 from sharedbb.learn.labels import VOID, Boxes
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.learn.trainer import Course, Trainer
 
 __all__ = [
@@ -13,8 +15,10 @@ __all__ = [
     "Course",
     "Data",
     "Distill",
+    "Network",
     "Predictor",
     "Sample",
+    "StepReport",
     "Trainer",
     "headline",
     "judge",

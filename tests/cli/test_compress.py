@@ -19,9 +19,9 @@ from sharedbb.cli.compression import Stopwatch
 from sharedbb.cli.compression_page import compression_page, undominated
 from sharedbb.cli.compression_table import compression_table, macs, on_test_set, size, step_name, worst
 from sharedbb.compress.costs import FEATURES, CostModel, Law
-from sharedbb.compress.network import Network
 from sharedbb.compress.record import Speed
 from sharedbb.errors import SinkError, SpecError
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec.recipe import Target
 

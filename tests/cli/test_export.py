@@ -12,8 +12,8 @@ import pytest
 
 from sharedbb.cli.export import Difference, exportable
 from sharedbb.compress.export import Exported
-from sharedbb.compress.network import Network
 from sharedbb.errors import SpecError
+from sharedbb.learn.network import Network
 from sharedbb.spec import load
 
 ANSWERS = ("scene.logits", "objects.scores", "objects.distances")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
 from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.network import Network
 from sharedbb.nets.backbones import seeded
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import Pipeline

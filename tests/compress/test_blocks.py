@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sharedbb.compress.blocks import choose_blocks, effects, leave_out, passing_blocks, without_blocks
-from sharedbb.compress.network import Network
 from sharedbb.compress.widths import Layer, retrace, total, trace
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Sample
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES
 from sharedbb.spec import Pipeline
 

@@ -20,12 +20,12 @@ from sharedbb.compress.calibration import (
     stems,
     weight_grids,
 )
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.ir import Graph, Node
 from sharedbb.graph.lower import run
 from sharedbb.graph.quantization import SMALLEST_SCALE, Scheme, edges, quantized
+from sharedbb.learn.network import Network
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from sharedbb import coding
 from sharedbb.compress.cluster import cluster
-from sharedbb.compress.network import Network
 from sharedbb.compress.ties import ties
 from sharedbb.errors import CompressionError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline
 
 PIPELINE = Pipeline.model_validate(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sharedbb.coding import encode
 from sharedbb.compress.cluster import cluster
 from sharedbb.compress.code import code
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import loads
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sharedbb import nets
 from sharedbb.compress.distill import distill, student
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError, RegistryError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.distillation import response_loss
+from sharedbb.learn.network import Network
 from sharedbb.nets.backbones import seeded
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import Pipeline

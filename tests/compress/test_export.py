@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharedbb.compress.export import PICTURE, TARGETS, Standalone, export
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.graph.lower import run
 from sharedbb.graph.merge import fold_batch_norms
 from sharedbb.graph.quantization import Grid, Scheme, edges, unrounded
+from sharedbb.learn.network import Network
 from sharedbb.spec import loads
 
 PIPELINE = """\

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sharedbb import nets
 from sharedbb.compress.factorize import factorize
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import Pipeline
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sharedbb import nets
 from sharedbb.compress.finetune import finetune
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.distillation import Distill
+from sharedbb.learn.network import Network
 from sharedbb.nets.backbones import seeded
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import Pipeline

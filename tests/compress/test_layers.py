@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.compress.layers import Weighted, watched, weighted_layers
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline
 
 PIPELINE = Pipeline.model_validate(

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sharedbb.compress.masks import masks, with_zeros
-from sharedbb.compress.network import Network
 from sharedbb.errors import CompressionError
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from sharedbb import artifact
 from sharedbb.compress.code import code
-from sharedbb.compress.network import Network
 from sharedbb.compress.quantize import quantize
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import ArtifactError, GraphError, WeightsError
 from sharedbb.graph.lower import run
 from sharedbb.graph.quantization import Grid, Scheme
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.spec import Pipeline
 
 PipelineOf = Callable[..., Pipeline]

@@ -9,13 +9,13 @@ import torch
 
 from sharedbb.compress.answers import images
 from sharedbb.compress.calibration import left_alone, prepared, stems
-from sharedbb.compress.network import Network
 from sharedbb.compress.nncf import calibrated
 from sharedbb.errors import CompressionError
 from sharedbb.graph.ir import Graph, Value
 from sharedbb.graph.lower import run
 from sharedbb.graph.quantization import Scheme, edges, quantized
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sharedbb.compress.network import Network
 from sharedbb.compress.prune import METHODS, prune
 from sharedbb.compress.widths import Layer, retrace, total, trace
 from sharedbb.errors import CompressionError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.data import Sample
+from sharedbb.learn.network import Network
 from sharedbb.spec import Pipeline
 
 HEADS = {

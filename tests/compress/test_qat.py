@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sharedbb.compress.answers import images
 from sharedbb.compress.calibration import prepared, stems, weight_grids
-from sharedbb.compress.network import Network
 from sharedbb.compress.qat import rounding
 from sharedbb.compress.ranges import calibrated
 from sharedbb.graph.capture import capture
@@ -19,6 +18,7 @@ from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import run
 from sharedbb.graph.quantization import Grid, Scheme, edges, quantized
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ import sharedbb as sb
 from sharedbb.coding import decode, encode
 from sharedbb.compress.answers import images
 from sharedbb.compress.code import code
-from sharedbb.compress.network import Network
 from sharedbb.compress.quantize import quantize
-from sharedbb.compress.report import StepReport
 from sharedbb.errors import CompressionError
 from sharedbb.graph.cost import cost
 from sharedbb.graph.lower import run
 from sharedbb.graph.quantization import Grid, Scheme, is_rounding
 from sharedbb.learn.data import Data
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.spec import Pipeline
 
 PipelineOf = Callable[..., Pipeline]

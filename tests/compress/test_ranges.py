@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from sharedbb.compress import ranges
 from sharedbb.compress.calibration import prepared, stems
-from sharedbb.compress.network import Network
 from sharedbb.compress.ranges import calibrated
 from sharedbb.graph.capture import capture
 from sharedbb.graph.ir import Graph
+from sharedbb.learn.network import Network
 
 
 class Chain(nn.Module):

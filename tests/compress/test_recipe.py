@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from sharedbb import artifact
 from sharedbb.compress.floors import Quality
-from sharedbb.compress.network import Network
 from sharedbb.compress.recipe import judged, must_be_faster, run, stages
 from sharedbb.compress.record import Run, Speed
-from sharedbb.compress.report import StepReport
 from sharedbb.compress.steps import Bench
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn.data import Data, Sample, open_data
 from sharedbb.learn.labels import VOID
+from sharedbb.learn.network import Network
+from sharedbb.learn.report import StepReport
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import load
 from sharedbb.spec.recipe import Recipe, loads_space

@@ -39,7 +39,7 @@ import os, sys
 from importlib import import_module
 import torch
 from torch import nn
-from sharedbb.compress.network import Network
+from sharedbb.learn.network import Network
 from sharedbb.compress.recipe import run
 from sharedbb.registry import register_backbone
 from sharedbb.spec.recipe import load_recipe

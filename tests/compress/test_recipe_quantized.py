@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb import artifact
-from sharedbb.compress.network import Network
 from sharedbb.compress.recipe import Measure, judged, run
 from sharedbb.compress.record import Run, Speed
 from sharedbb.learn.data import open_data
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec.recipe import loads_space
 

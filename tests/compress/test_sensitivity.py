@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
 from sharedbb.compress.sensitivity import Layer, Sensitivity, Trial, sensitivity
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.graph.quantization import Grid
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.judge import LOWEST_SCORE, Predictor
+from sharedbb.learn.network import Network
 from sharedbb.outputs.agreement import Agreement
 from sharedbb.spec import loads
 

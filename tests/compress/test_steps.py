@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharedbb.compress.network import Network
 from sharedbb.compress.probes import Layer
 from sharedbb.compress.sensitivity import Sensitivity, Trial
 from sharedbb.compress.steps import Bench, take
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import loads
 from sharedbb.spec.steps import (

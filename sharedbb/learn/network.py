@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from sharedbb import artifact, nets
-from sharedbb.compress.report import StepReport
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cost import cost, total
 from sharedbb.graph.ir import Graph
@@ -22,6 +21,7 @@ from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import prune
 from sharedbb.graph.quantization import Scheme, quantized
 from sharedbb.learn.judge import Predictor
+from sharedbb.learn.report import StepReport
 from sharedbb.nets.structure import differences
 from sharedbb.spec import Pipeline, load
 
