@@ -22,7 +22,8 @@ from street.training import Recipe, Trainer
 from street.workers import Team, join
 
 from sharedbb import artifact, nets, spec
-from sharedbb.learn.losses import tasks_of
+from sharedbb.learn.batches import Pool
+from sharedbb.learn.losses import questions_of, tasks_of
 
 PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "street.yaml"
 
@@ -75,13 +76,15 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     recipe = Recipe(
         options.minutes, options.steps, options.batch, lr=options.lr, steady=options.steady, seed=options.seed
     )
-    tasks = tasks_of(pipeline, real)
+    pools = [Pool(real, questions_of(pipeline, real), 1 - recipe.synthetic if rendered else 1.0)]
+    if rendered:
+        pools.append(Pool(rendered, questions_of(pipeline, rendered), recipe.synthetic))
     clips = unlabelled(options.unlabelled, tuple(pipeline.input.size))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = Trainer(
         network,
         recipe,
-        Mix(real, tasks, pipeline.input, rendered, recipe.synthetic, recipe.seed, clips),
+        Mix(pools, tasks_of(pipeline, real), pipeline.input, recipe.seed, clips),
         device,
         pipeline.input.normalization,
         team,
@@ -90,7 +93,8 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     if checkpoint.is_file():
         made.resume(checkpoint)
     print(
-        f"{len(real)} pictures of CamVid, {len(rendered)} synthetic, from step {made.clock.step}, {device}", flush=True
+        f"{len(real)} pictures of CamVid, {len(rendered or ())} synthetic, from step {made.clock.step}, {device}",
+        flush=True,
     )
     return made
 
@@ -145,7 +149,7 @@ def publish(options: argparse.Namespace) -> None:
     checkpoint = options.run / "checkpoint.safetensors"
     state = publishing.rounded(publishing.averaged(checkpoint))
     metrics = {split: judged(state, options.data, split) for split in ("val", "test")}
-    rendered = len(pictures.cached_synthetic(options.run / "synthetic"))
+    rendered = len(pictures.cached_synthetic(options.run / "synthetic") or ())
     recipe = publishing.recipe_of(checkpoint) | {"synthetic_frames": rendered, "notes": options.note}
     if options.start:
         recipe["before"] = dict(artifact.load(options.start).manifest.recipe)

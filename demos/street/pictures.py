@@ -17,10 +17,10 @@ def camvid(folder: Path, split: str) -> Data:
     return open_data(f"camvid:{folder}").of(split)
 
 
-def cached_synthetic(folder: Path) -> Sequence[Sample]:
-    """The frames that ``synthetic.render`` left in ``folder``; none when it is absent."""
+def cached_synthetic(folder: Path) -> Data | None:
+    """The frames that ``synthetic.render`` left in ``folder``; None when it is absent."""
     if not (folder / "done.json").is_file():
-        return ()
+        return None
     return labelled(str(folder), [(folder / "rgb", folder / "labels")], CLASSES)
 
 

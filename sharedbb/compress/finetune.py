@@ -125,7 +125,7 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
     heads = list(trainer.pipeline.heads)
     return {
         "steps": trainer.clock.step,
-        "pictures": len(trainer.batches.pictures),
+        "pictures": sum(len(one) for one, _ in trainer.sets),
         "loss": round(trainer.clock.loss, 4),
         "heads_from_labels": [name for name in heads if name in trainer.tasks],
         "heads_from_teacher": heads if trainer.distiller else [],

@@ -6,15 +6,17 @@ import math
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sharedbb.learn.data import Rgb, Sample
+from sharedbb.learn.known import Objects
 from sharedbb.learn.labels import VOID
-
-Affine = NDArray[np.float32]
+from sharedbb.learn.warp import Warp
 
 SCALES = (0.5, 1.0, 2.0)
 """Smallest, usual and largest scale of a training picture, relative to the scale it is asked at."""
+
+HALVED_BELOW = 0.7
+"""Scale under which a picture is halved before it is warped."""
 
 BARS = (124, 116, 104)
 """What lies outside the picture half of the time: the grey of letterbox bars under ImageNet's normalization."""
@@ -27,25 +29,25 @@ def training_crop(
 
     ``scale`` (along x, along y) is the usual one, that of the network's input; it is varied by SCALES. What lies
     outside the picture is unknown, in one colour: that of letterbox bars, or any grey. Distances shrink by as much as
-    things grow beyond their usual scale. Labels and distances that the sample lacks stay None.
+    things grow beyond their usual scale. What the sample lacks stays None.
     """
-    matrix, scaled = _placing((sample.rgb.shape[0], sample.rgb.shape[1]), crop, rng, scale)
-    size = (crop[1], crop[0])
+    warp = _placing((sample.rgb.shape[0], sample.rgb.shape[1]), crop, rng, scale)
     fill = BARS if rng.random() < 0.5 else (int(rng.integers(0, 256)),) * 3
-    rgb = _photometric(_warp(sample.rgb, matrix, size, fill, halve=scaled < 0.7), rng)
-    labels = depth = None
-    if sample.labels is not None:
-        labels = cv2.warpAffine(sample.labels, matrix, size, flags=cv2.INTER_NEAREST, borderValue=VOID).view(np.uint8)
-    if sample.depth is not None:
-        metres = sample.depth * np.float32(math.sqrt(scale[0] * scale[1]) / scaled)
-        depth = cv2.warpAffine(metres, matrix, size, flags=cv2.INTER_NEAREST, borderValue=math.nan).view(np.float32)
-    return Sample(sample.name, rgb, labels, depth)
+    rgb = _photometric(_seen(sample.rgb, warp, fill), rng)
+    return Sample(
+        sample.name,
+        rgb,
+        None if sample.labels is None else warp.classes(sample.labels, VOID),
+        None if sample.depth is None else warp.distances(sample.depth),
+        None if sample.boxes is None else Objects(sample.boxes).warped(warp).boxes,
+        {head: known.warped(warp) for head, known in sample.known.items()},
+    )
 
 
 def _placing(
     source: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator, usual: tuple[float, float]
-) -> tuple[Affine, float]:
-    """Where the picture (height, width) lies in the crop, as an affine matrix [2, 3], and at which scale on average."""
+) -> Warp:
+    """Where the picture (height, width) lies in the crop."""
     low, mode, high = (math.log(scale) for scale in SCALES)
     zoom, stretch = math.exp(rng.triangular(low, mode, high)), math.exp(rng.uniform(-0.1, 0.1))
     scale_x, scale_y = usual[0] * zoom * stretch, usual[1] * zoom / stretch
@@ -54,7 +56,7 @@ def _placing(
     if rng.random() < 0.5:
         matrix[0] = -matrix[0]
         matrix[0, 2] += crop[1] - 1
-    return matrix, math.sqrt(scale_x * scale_y)
+    return Warp(matrix, source, crop, math.sqrt(scale_x * scale_y / (usual[0] * usual[1])))
 
 
 def _corner(extent: float, crop: int, rng: np.random.Generator) -> float:
@@ -62,9 +64,10 @@ def _corner(extent: float, crop: int, rng: np.random.Generator) -> float:
     return float(rng.uniform(min(0.0, extent - crop), max(0.0, extent - crop)))
 
 
-def _warp(rgb: Rgb, matrix: Affine, size: tuple[int, int], fill: tuple[int, ...], halve: bool) -> Rgb:
-    """Bilinear; ``halve`` averages 2×2 pixels first, so that strong reductions do not alias."""
-    if halve:
+def _seen(rgb: Rgb, warp: Warp, fill: tuple[int, ...]) -> Rgb:
+    """Bilinear; 2×2 pixels are averaged before strong reductions, so that they do not alias."""
+    matrix, size = warp.matrix, (warp.size[1], warp.size[0])
+    if math.sqrt(abs(matrix[0, 0] * matrix[1, 1])) < HALVED_BELOW:
         rgb = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA).view(np.uint8)
         matrix = np.column_stack((matrix[:, :2] * 2, matrix[:, 2] + matrix[:, :2].sum(axis=1) / 2))
     return cv2.warpAffine(rgb, matrix, size, flags=cv2.INTER_LINEAR, borderValue=fill).view(np.uint8)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sharedbb.errors import DataError
 from sharedbb.learn.augment import training_crop
-from sharedbb.learn.data import Sample
+from sharedbb.learn.data import Rgb, Sample
+from sharedbb.learn.known import Known, known_by_labels
+from sharedbb.learn.labels import Asked
 from sharedbb.learn.losses import Task
 from sharedbb.spec import Input
 from sharedbb.types import Geometry, Size
@@ -26,51 +28,68 @@ class Batch:
     targets: Mapping[str, Any]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
-        """From pictures of one size, whose sides are multiples of 32."""
-        images = torch.from_numpy(np.stack([sample.rgb for sample in samples])).permute(0, 3, 1, 2)
-        return cls(images, {name: task.target(samples) for name, task in tasks.items()})
+    def of(
+        cls, rgb: Sequence[Rgb], tasks: Mapping[str, Task] | None = None, known: Sequence[Mapping[str, Known]] = ()
+    ) -> Batch:
+        """From pictures of one size, whose sides are multiples of 32, and what is ``known`` of the first of them."""
+        images = torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2)
+        size = rgb[0].shape[0], rgb[0].shape[1]
+        targets = {name: task.target([one.get(name) for one in known], size) for name, task in (tasks or {}).items()}
+        return cls(images, targets)
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
         return Batch(self.images.to(device), {name: target.to(device) for name, target in self.targets.items()})
 
 
-@dataclass(slots=True)
-class Batches:
-    """Random crops of pictures, batch by batch: every picture once a round, in an order shuffled anew.
-
-    ``input`` says at which scale the network sees a picture. ``extra`` pictures (rendered ones, say), where there are
-    any, fill ``share`` of each batch.
-    """
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pictures of one set, what their labels can ask of each head, and their share of every batch."""
 
     pictures: Sequence[Sample]
+    questions: Mapping[str, Asked]
+    share: float = 1.0
+
+
+@dataclass(slots=True)
+class Batches:
+    """Random crops of pictures, batch by batch: of each pool every picture once a round, in an order shuffled anew.
+
+    ``input`` says at which scale the network sees a picture. Labels go before what teachers say of the same head.
+    """
+
+    pools: Sequence[Pool]
     tasks: Mapping[str, Task]
     input: Input
-    extra: Sequence[Sample] = ()
-    share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not len(self.pictures):
+        if not self.pools or not all(len(pool.pictures) for pool in self.pools):
             raise DataError("there is no picture to train on; give a set whose training part has some")
+        if min(pool.share for pool in self.pools) <= 0:
+            raise DataError(f"shares of a batch are above 0, got {[pool.share for pool in self.pools]}")
 
     def batch(self, step: int, size: int, crop: tuple[int, int]) -> Batch:
         """The batch of step ``step``: ``size`` crops of ``crop`` (height, width; multiples of 32)."""
-        return Batch.of([self._crop(step, slot, size, crop) for slot in range(size)], self.tasks)
+        crops = [self.crop(step, slot, size, crop) for slot in range(size)]
+        return Batch.of([sample.rgb for sample, _ in crops], self.tasks, [known for _, known in crops])
 
     def content(self) -> tuple[int, int]:
         """Height and width of what the network sees of the first picture, without letterbox bars."""
-        _, _, width, height = self._geometry(self.pictures[0]).placed
+        _, _, width, height = self._geometry(self.pools[0].pictures[0]).placed
         return min(self.input.size[0], height), min(self.input.size[1], width)
 
-    def _crop(self, step: int, slot: int, size: int, crop: tuple[int, int]) -> Sample:
-        extra = len(self.extra) > 0 and slot >= round(size * (1 - self.share))
-        pool = self.extra if extra else self.pictures
-        sample = pool[_shuffled(len(pool), step * size + slot, self.seed)]
+    def crop(self, step: int, slot: int, size: int, crop: tuple[int, int]) -> tuple[Sample, dict[str, Known]]:
+        """The crop at one place of a batch of ``size``, and what is known of it."""
+        ends = np.rint(size * np.cumsum([pool.share for pool in self.pools]) / sum(pool.share for pool in self.pools))
+        place = int(np.searchsorted(ends, slot, side="right"))
+        pool, first = self.pools[place], int(ends[place - 1]) if place else 0
+        position = step * (int(ends[place]) - first) + slot - first
+        sample = pool.pictures[_shuffled(len(pool.pictures), position, self.seed)]
         geometry = self._geometry(sample)
         rng = np.random.default_rng((self.seed, step, slot))
-        return training_crop(sample, crop, rng, (geometry.scale_x, geometry.scale_y))
+        made = training_crop(sample, crop, rng, (geometry.scale_x, geometry.scale_y))
+        return made, {**made.known, **known_by_labels(made, pool.questions)}
 
     def _geometry(self, sample: Sample) -> Geometry:
         return Geometry.fit(Size(*sample.rgb.shape[:2]), self.input.network_size, self.input.fit)

@@ -5,11 +5,11 @@ A set is divided into ``train``, ``val`` and ``test``: by its own folders where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 from urllib.parse import parse_qsl, urlencode
 
 import cv2
@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.errors import DataError, SourceError
-from sharedbb.learn.labels import VOID, LabelMap
+from sharedbb.learn.labels import VOID, Boxes, LabelMap
 from sharedbb.media.sources import PICTURES, open_source
 from sharedbb.media.synthetic import CLASSES, StreetVideo, open_synthetic
 from sharedbb.types import Size
+
+if TYPE_CHECKING:
+    from sharedbb.learn.known import Known
 
 PARTS = ("train", "val", "test")
 CLASS_FILE = "classes.txt"
@@ -39,13 +42,16 @@ Rgb = NDArray[np.uint8]
 class Sample:
     """One picture: ``rgb`` uint8 [H, W, 3], ``labels`` uint8 [H, W] (position in ``Data.classes``, VOID unknown).
 
-    ``depth`` float32 [H, W] is in metres. The arrays belong to the set: copy them to change them.
+    ``depth`` float32 [H, W] is in metres. ``boxes`` are objects of ``Data.classes``. ``known`` is what teachers said of
+    it, by head. The arrays belong to the set: copy them to change them.
     """
 
     name: str
     rgb: Rgb
     labels: LabelMap | None = None
     depth: NDArray[np.float32] | None = None
+    boxes: Boxes | None = None
+    known: Mapping[str, Known] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -80,20 +86,33 @@ class Data(Sequence[Sample]):
     """A set of pictures, read one by one when they are asked for.
 
     ``classes``: the names of the labels' values, none without labels. ``depth``: whether there are distances.
+    ``boxed``: labels are boxes, not maps. ``taught``: the heads of which teachers have said what they should answer.
     """
 
-    def __init__(self, name: str, classes: Sequence[str], items: Sequence[Item], *, depth: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        items: Sequence[Item],
+        *,
+        depth: bool = False,
+        boxed: bool = False,
+        taught: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.classes = tuple(classes)
-        self.depth = depth
+        self.depth, self.boxed = depth, boxed
+        self.taught = tuple(taught)
         self._items = items
 
     @classmethod
     def given(cls, name: str, samples: Sequence[Sample], classes: Sequence[str] = ()) -> Data:
-        """A set of samples that are at hand, divided by position."""
+        """A set of samples that are at hand, divided by position. ``boxed`` and ``taught`` are what they have."""
         depth = bool(samples) and all(sample.depth is not None for sample in samples)
+        boxed = any(sample.boxes is not None for sample in samples)
+        taught = tuple(dict.fromkeys(head for sample in samples for head in sample.known))
         items = [Item(part, partial(_same, one)) for part, one in zip(_divided(len(samples)), samples, strict=True)]
-        return cls(name, classes, items, depth=depth)
+        return cls(name, classes, items, depth=depth, boxed=boxed, taught=taught)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -130,7 +149,13 @@ class Data(Sequence[Sample]):
         return self._with([self._items[place * len(self) // count] for place in range(count)])
 
     def _with(self, items: Sequence[Item]) -> Data:
-        return Data(self.name, self.classes, items, depth=self.depth)
+        return Data(self.name, self.classes, items, depth=self.depth, boxed=self.boxed, taught=self.taught)
+
+    def taught_by(self, heads: Sequence[str], read: Callable[[Sample], Mapping[str, Known]]) -> Data:
+        """The set with what teachers say of ``heads``: ``read`` gives it for a picture, when that is asked for."""
+        items = [Item(item.part, partial(_taught, item, read), Memory(0)) for item in self._items]
+        taught = tuple(dict.fromkeys((*self.taught, *heads)))
+        return Data(self.name, self.classes, items, depth=self.depth, boxed=self.boxed, taught=taught)
 
 
 def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
@@ -186,6 +211,11 @@ def _divided(count: int, block: int = LONGEST_BLOCK) -> list[str]:
 
 def _same(sample: Sample) -> Sample:
     return sample
+
+
+def _taught(item: Item, read: Callable[[Sample], Mapping[str, Known]]) -> Sample:
+    sample = item.sample()
+    return replace(sample, known={**sample.known, **read(sample)})
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sharedbb.learn.labels import VOID, Boxes, LabelMap
+from sharedbb.learn.labels import Boxes
 
 FARTHEST: Mapping[int, float] = {4: 24.0, 8: 48.0, 16: 104.0, 32: 208.0, 64: 416.0}
 """Stride of a level → how far away, in pixels, the farthest side of its boxes may lie; the coarsest has no limit."""
@@ -44,7 +46,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Targets of one picture or, stacked, of a batch: ``scores`` [..., L, C] in 0/1, ``counted`` bool [..., L, C].
+    """Targets of one picture or, stacked, of a batch: ``scores`` [..., L, C] in 0–1, ``counted`` bool [..., L, C].
 
     ``positive`` bool [..., L]: the points that answer for a box; ``distances`` [..., L, 4] to its left, top, right and
     bottom side in strides, zero where there is none.
@@ -71,15 +73,15 @@ class Assignment:
         return Assignment(*(part.to(device) for part in parts))
 
 
-def assign(boxes: Boxes, labels: LabelMap, grid: Grid, classes: int) -> Assignment:
+def assign(boxes: Boxes, unknown: NDArray[np.bool_] | None, grid: Grid, classes: int) -> Assignment:
     """Give each point at most one box, with level ranges and centre sampling.
 
     A point answers for a box that holds it, whose centre is within CENTRE_RADIUS strides, and whose farthest side fits
     its level; of several, the smallest. Points inside an ignored box (or inside one that no point answers for) do not
-    count for that class; points on void of ``labels`` (HW uint8) count for none, unless they answer for a box.
+    count for that class; points where ``unknown`` (bool HW) is true count for none, unless they answer for a box.
     """
     x, y = grid.xy.long().unbind(1)
-    void = torch.from_numpy(labels == VOID)[y, x]
+    void = torch.zeros(len(grid.xy), dtype=torch.bool) if unknown is None else torch.from_numpy(unknown)[y, x]
     scores, counted = torch.zeros(len(void), classes), (~void)[:, None].repeat(1, classes)
     if len(boxes) == 0:
         return Assignment(scores, counted, torch.zeros_like(void), torch.zeros(len(void), 4))
@@ -95,18 +97,20 @@ def assign(boxes: Boxes, labels: LabelMap, grid: Grid, classes: int) -> Assignme
     answered = torch.bincount(owner[positive], minlength=len(boxes)) > 0
     for index in (~answered).nonzero().flatten().tolist():
         counted[inside[:, index], kinds[index]] = False
-    scores[positive, kinds[owner[positive]]] = 1.0
+    scores[positive, kinds[owner[positive]]] = torch.from_numpy(boxes.certainty)[owner[positive]]
     counted[positive] = True
     distances = sides[torch.arange(len(owner)), owner] / grid.stride[:, None]
     return Assignment(scores, counted, positive, torch.where(positive[:, None], distances, 0.0))
 
 
 def focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Focal loss (Lin et al. 2017), element by element, with alpha 0.25 and gamma 2; ``targets`` in 0/1."""
-    probability = logits.sigmoid()
-    right = torch.where(targets > 0, probability, 1 - probability)
+    """Focal loss (Lin et al. 2017), element by element, with alpha 0.25 and gamma 2; ``targets`` in 0–1.
+
+    Between 0 and 1, the distance from the target takes the place of the error (quality focal loss, Li et al. 2020).
+    """
     alpha = torch.where(targets > 0, 0.25, 0.75)
-    return alpha * (1 - right) ** 2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    off = (targets - logits.sigmoid()).abs()
+    return alpha * off**2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def giou_of_distances(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -122,8 +126,9 @@ def giou_of_distances(predicted: Tensor, wanted: Tensor) -> Tensor:
 def detection_loss(scores: Tensor, distances: Tensor, target: Assignment) -> Tensor:
     """Focal loss on the scores and GIoU on the boxes of the points that answer, per such point in the batch.
 
-    ``scores`` [N, L, C] logits, ``distances`` [N, L, 4] in strides.
+    A point counts by how sure its box is. ``scores`` [N, L, C] logits, ``distances`` [N, L, 4] in strides.
     """
     total = (focal(scores.float(), target.scores) * target.counted).sum()
     predicted, wanted = distances.float()[target.positive], target.distances[target.positive]
-    return (total + (1 - giou_of_distances(predicted, wanted)).sum()) / max(1, len(wanted))
+    sure = target.scores[target.positive].amax(-1)
+    return (total + (sure * (1 - giou_of_distances(predicted, wanted))).sum()) / sure.sum().clamp(min=1.0)

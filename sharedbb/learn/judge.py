@@ -5,10 +5,9 @@ Pictures go through the same intake and decoders as in a running pipeline, and a
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.errors import DataError
-from sharedbb.learn.data import Data, Rgb, Sample
-from sharedbb.learn.labels import EDGES, VOID, Asked, Kind, asked, boundary_of, boxes_of, classes_of, tags_of
-from sharedbb.learn.metrics import BoundaryF1, BoxPrecision, Confusion, DepthAccuracy, TagF1
-from sharedbb.outputs.agreement import Agreement
-from sharedbb.outputs.detections import Detections
+from sharedbb.learn.data import Data, Rgb
+from sharedbb.learn.known import known_by_labels
+from sharedbb.learn.labels import Kind, asked
+from sharedbb.learn.measures import AGREEMENT, AgreementMeasure, measure_of
 from sharedbb.registry import HEADS, resolve
 from sharedbb.spec import Head, Pipeline
 from sharedbb.transforms.rgb import RgbIntake
@@ -31,8 +29,6 @@ LOWEST_SCORE = 0.02
 
 HEADLINE: Mapping[Kind, str] = {"classes": "miou", "edges": "f1", "boxes": "map50", "tags": "f1", "depth": "delta1"}
 """The one metric of what is asked, 0–1, higher is better; ``agreement`` where labels ask nothing."""
-
-AGREEMENT = "agreement"
 
 Answer = Callable[[Rgb], Mapping[str, Output]]
 Quality = dict[str, dict[str, Any]]
@@ -105,31 +101,37 @@ def judge(answer: Answer, data: Data, heads: Mapping[str, Head], reference: Answ
     """The metrics of every head over ``data``, plain JSON values: shares 0–1, None for what never occurs.
 
     Heads that the set has labels for: ``miou``, ``accuracy`` and ``iou`` by class (the head's classes; others are
-    void); ``f1``, ``precision`` and ``recall`` of boundaries; ``map50``, ``ap50`` and number of ``boxes`` by class;
-    ``f1`` and ``f1_by_tag``; ``delta1`` and ``relative_error``. With a ``reference``, also each head's ``agreement``
-    with its answers (``sharedbb.outputs.agreement``; boxes count as its answer from the head's threshold up).
+    void); ``f1``, ``precision`` and ``recall`` of boundaries; ``map50``, ``ap50`` and number of ``boxes`` by class, and
+    where labels are boxes, as COCO has it, also ``map`` and ``ap``, over IoU 0.5 to 0.95; ``f1`` and ``f1_by_tag``,
+    ``map`` and ``ap`` of tags; ``delta1`` and ``relative_error``. A picture whose labels say nothing of a head does not
+    count for it. With a ``reference``, also each head's ``agreement`` with its answers (``sharedbb.outputs.agreement``;
+    boxes count as its answer from the head's threshold up).
 
     Raises DataError without pictures, or when there are neither labels nor a reference for a head.
     """
     if not len(data):
         raise DataError(f"{data.name} has no pictures to judge by")
-    questions = {name: asked(head, data.classes, depth=data.depth) for name, head in heads.items()}
+    questions = {name: asked(head, data.classes, depth=data.depth, boxed=data.boxed) for name, head in heads.items()}
     open_ones = [name for name, question in questions.items() if question is None]
     if open_ones and reference is None:
         raise DataError(
             f"{data.name} has no labels for {', '.join(open_ones)}; give a reference network to agree with, or a set "
             "whose classes are those of the head"
         )
-    measures = {name: _measures(head, questions[name], reference is not None) for name, head in heads.items()}
+    labelled = {name: measure_of(heads[name], question, data.boxed) for name, question in questions.items() if question}
+    compared = {name: AgreementMeasure(head) for name, head in heads.items()} if reference is not None else {}
     for sample in data:
         ours = answer(sample.rgb)
-        theirs = reference(sample.rgb) if reference is not None else {}
-        for name, several in measures.items():
-            for measure in several:
-                measure.add(sample, ours[name], theirs.get(name))
+        known = known_by_labels(sample, {name: question for name, question in questions.items() if question})
+        for name, truth in known.items():
+            labelled[name].add(truth, ours[name])
+        if reference is not None:
+            theirs = reference(sample.rgb)
+            for name, measure in compared.items():
+                measure.add(theirs[name], ours[name])
     return {
-        name: {key: value for measure in several for key, value in measure.metrics().items()}
-        for name, several in measures.items()
+        name: {key: value for one in (labelled, compared) if name in one for key, value in one[name].metrics().items()}
+        for name in heads
     }
 
 
@@ -138,161 +140,3 @@ def headline(quality: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     order = (*dict.fromkeys(HEADLINE.values()), AGREEMENT)
     found = {name: [m[key] for key in order if m.get(key) is not None] for name, m in quality.items()}
     return {name: float(values[0]) for name, values in found.items() if values}
-
-
-class Measure(ABC):
-    """One head's answers against what a picture's labels or the reference say, picture by picture."""
-
-    @abstractmethod
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """One picture, this head's answer to it, and the reference's."""
-
-    @abstractmethod
-    def metrics(self) -> dict[str, Any]:
-        """Plain JSON values."""
-
-
-def _measures(head: Head, question: Asked | None, compare: bool) -> list[Measure]:
-    found: list[Measure] = [_KINDS[question.kind](head, question.ids)] if question is not None else []
-    return [*found, AgreementMeasure(head)] if compare else found
-
-
-class ClassesMeasure(Measure):
-    """The class of each pixel."""
-
-    def __init__(self, head: Any, ids: Sequence[int]) -> None:
-        self._names, self._ids = head.classes, ids
-        self._confusion = Confusion(len(ids))
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Count pixels."""
-        self._confusion.add(classes_of(_labels(sample), self._ids), ours.classes)
-
-    def metrics(self) -> dict[str, Any]:
-        """Mean IoU over the classes that occur."""
-        found = self._confusion
-        return {
-            "miou": _known(found.mean_iou()),
-            "accuracy": _known(found.accuracy()),
-            "iou": _named(self._names, found.iou()),
-        }
-
-
-class EdgesMeasure(Measure):
-    """Where one class ends and another begins."""
-
-    def __init__(self, head: Any, ids: Sequence[int]) -> None:
-        self._boundary = BoundaryF1()
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Count boundary pixels."""
-        labels = _labels(sample)
-        self._boundary.add(boundary_of(labels), ours.mask(EDGES[1]), labels == VOID)
-
-    def metrics(self) -> dict[str, Any]:
-        """F1 within the tolerance."""
-        precision, recall, f1 = self._boundary.scores()
-        return {"f1": _known(f1), "precision": precision, "recall": recall, "tolerance_px": self._boundary.tolerance}
-
-
-class BoxesMeasure(Measure):
-    """Boxes of connected components."""
-
-    def __init__(self, head: Any, ids: Sequence[int]) -> None:
-        self._names, self._ids = head.classes, ids
-        self._boxes = BoxPrecision(len(ids))
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Match boxes."""
-        self._boxes.add(boxes_of(_labels(sample), self._ids), ours.boxes, ours.scores, ours.classes)
-
-    def metrics(self) -> dict[str, Any]:
-        """Average precision at IoU 0.5, and how many boxes were asked for."""
-        found = self._boxes
-        return {
-            "map50": _known(found.mean()),
-            "ap50": _named(self._names, found.average_precision()),
-            "boxes": dict(zip(self._names, found.wanted.tolist(), strict=True)),
-        }
-
-
-class TagsMeasure(Measure):
-    """Which classes are there at all."""
-
-    def __init__(self, head: Any, ids: Sequence[int]) -> None:
-        self._names, self._ids = head.labels, ids
-        self._tags = TagF1(len(ids))
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Count tags."""
-        self._tags.add(tags_of(_labels(sample), self._ids), ours.answers)
-
-    def metrics(self) -> dict[str, Any]:
-        """F1, the mean over tags."""
-        return {"f1": _known(self._tags.mean()), "f1_by_tag": _named(self._names, self._tags.f1())}
-
-
-class DepthMeasure(Measure):
-    """The distance of each pixel, within the head's range."""
-
-    def __init__(self, head: Any, ids: Sequence[int]) -> None:
-        self._depth = DepthAccuracy(head.min_m, head.max_m)
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Compare distances."""
-        assert sample.depth is not None
-        self._depth.add(sample.depth, ours.metres)
-
-    def metrics(self) -> dict[str, Any]:
-        """Share of pixels off by less than a quarter, and mean relative error."""
-        return {"delta1": _known(self._depth.delta1()), "relative_error": _known(self._depth.relative_error())}
-
-
-class AgreementMeasure(Measure):
-    """The same head's answers by the reference."""
-
-    def __init__(self, head: Any) -> None:
-        self._threshold = getattr(head, "score_threshold", 0.0)
-        self._agreement: Agreement | None = None
-
-    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
-        """Compare answers."""
-        if isinstance(theirs, Detections):
-            theirs = _from_score(theirs, self._threshold)
-        if self._agreement is None:
-            self._agreement = Agreement.of(type(theirs))
-        self._agreement.add(ours, theirs)
-
-    def metrics(self) -> dict[str, Any]:
-        """The headline share of the pictures together."""
-        assert self._agreement is not None
-        return {AGREEMENT: float(self._agreement.overall()["agreement"])}
-
-
-_KINDS: Mapping[Kind, Callable[[Any, Sequence[int]], Measure]] = {
-    "classes": ClassesMeasure,
-    "edges": EdgesMeasure,
-    "boxes": BoxesMeasure,
-    "tags": TagsMeasure,
-    "depth": DepthMeasure,
-}
-
-
-def _labels(sample: Sample) -> Any:
-    if sample.labels is None:
-        raise DataError(f"picture {sample.name} has no labels, though its set has classes")
-    return sample.labels
-
-
-def _from_score(found: Detections, threshold: float) -> Detections:
-    kept = found.scores >= threshold
-    return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], classes=found.classes[kept])
-
-
-def _named(names: Sequence[str], values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float | None]:
-    return {name: _known(value) for name, value in zip(names, values, strict=True)}
-
-
-def _known(value: float) -> float | None:
-    """None for what never occurs."""
-    return None if np.isnan(value) else float(value)

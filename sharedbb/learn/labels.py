@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -39,16 +39,17 @@ class Asked:
     ids: tuple[int, ...] = ()
 
 
-def asked(head: Head, classes: Sequence[str], *, depth: bool = False) -> Asked | None:
+def asked(head: Head, classes: Sequence[str], *, depth: bool = False, boxed: bool = False) -> Asked | None:
     """What a set with these classes, and with distances or not, can ask of ``head``; None where it knows nothing.
 
     Segmentation, detection and tags are asked for when the set has every class or label of the head, by name;
-    boundaries, of a segmentation head with the classes EDGES, when it has classes at all.
+    boundaries, of a segmentation head with the classes EDGES, when it has classes at all. ``boxed``: the set's labels
+    are boxes, which say nothing of pixels.
     """
     if head.type == "depth":
         return Asked("depth") if depth else None
     names = tuple(getattr(head, "labels" if head.type == "tags" else "classes", ()))
-    if head.type not in _KINDS or not classes:
+    if head.type not in _KINDS or not classes or (boxed and head.type == "segmentation"):
         return None
     if set(names) <= set(classes):
         return Asked(_KINDS[head.type], tuple(classes.index(name) for name in names))
@@ -62,15 +63,32 @@ _KINDS: dict[str, Kind] = {"segmentation": "classes", "detection": "boxes", "tag
 class Boxes:
     """Objects of one picture: ``xyxy`` float32 [n, 4] in pixels, ``classes`` int64 [n] (index into the head's classes).
 
-    ``ignored`` bool [n] marks the components that are too small to be asked for: neither object nor background.
+    ``ignored`` bool [n] marks those that are not asked for, such as too small ones: neither object nor background.
+    ``scores`` float32 [n], 0–1: how sure a teacher is of them; None where all are certain.
     """
 
     xyxy: NDArray[np.float32]
     classes: NDArray[np.int64]
     ignored: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @property
+    def certainty(self) -> NDArray[np.float32]:
+        """The scores, 1 where there are none."""
+        return np.ones(len(self), np.float32) if self.scores is None else self.scores
+
+    def only(self, keep: NDArray[np.bool_]) -> Boxes:
+        """Those for which ``keep`` bool [n] is true."""
+        scores = None if self.scores is None else self.scores[keep]
+        return Boxes(self.xyxy[keep], self.classes[keep], self.ignored[keep], scores)
+
+    def of_classes(self, ids: Sequence[int]) -> Boxes:
+        """Those of the classes ``ids``, whose positions become their classes."""
+        kept = self.only(np.isin(self.classes, ids))
+        return replace(kept, classes=np.array([ids.index(one) for one in kept.classes.tolist()], np.int64))
 
 
 def classes_of(labels: LabelMap, ids: Sequence[int]) -> LabelMap:
@@ -110,14 +128,18 @@ def boundary_of(labels: LabelMap) -> NDArray[np.bool_]:
     return edge
 
 
-def edge_target(labels: LabelMap, stride: int = 4) -> LabelMap:
-    """Class of each cell of ``stride``² pixels, uint8 [H / stride, W / stride]: 1 edge, 0 inside, VOID.
+def edges_of(labels: LabelMap) -> LabelMap:
+    """``boundary_of`` with what is unknown, uint8 HW: 1 edge, 0 inside, VOID."""
+    return np.where(boundary_of(labels), 1, np.where(labels == VOID, VOID, 0)).astype(np.uint8)
 
-    A cell is an edge when it holds a pixel of ``boundary_of``, so lines are one or two cells thick; a cell without one
-    that touches void is void. Height and width must be multiples of ``stride``.
+
+def edge_cells(edges: LabelMap, stride: int) -> LabelMap:
+    """A map of ``edges_of`` by cells of ``stride``² pixels, uint8 [H / stride, W / stride]: 1 edge, 0 inside, VOID.
+
+    A cell is an edge when it holds an edge's pixel, so lines are one or two cells thick; a cell without one that
+    touches void is void. Height and width must be multiples of ``stride``.
     """
-    edge = _any_in_cell(boundary_of(labels), stride)
-    void = _any_in_cell(labels == VOID, stride)
+    edge, void = _any_in_cell(edges == 1, stride), _any_in_cell(edges == VOID, stride)
     return np.where(edge, 1, np.where(void, VOID, 0)).astype(np.uint8)
 
 

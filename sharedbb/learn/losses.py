@@ -1,8 +1,9 @@
-"""What each type of head learns from labels: the target of a batch, made on the host, and the loss against it.
+"""What each type of head learns: the target of a batch, made on the host of what is known, and the loss against it.
 
-A task is one head's: ``target(samples)`` turns the labels of a batch (all pictures of one size) into what the head
-should answer, ``loss(raw, target)`` compares the head's raw parts (as the network returns them, by part name) with it.
-Heads about which a set knows nothing have no task.
+A task is one head's: ``target(known, size)`` turns what labels or teachers say of the crops of a batch into what the
+head should answer, ``loss(raw, target)`` compares the head's raw parts (as the network returns them, by part name) with
+it. A crop of which nothing is known (None) counts for nothing: pictures may lack some heads. Heads about which no set
+knows anything have no task.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sharedbb.learn.data import Data, Sample
+from sharedbb.errors import DataError
+from sharedbb.learn.data import Data
 from sharedbb.learn.fcos import Assignment, Grid, assign, detection_loss
-from sharedbb.learn.labels import VOID, Asked, LabelMap, asked, boxes_of, classes_of, edge_target, tags_of
+from sharedbb.learn.known import Classes, Direction, Edges, Known, Metres, Objects, Points, Present, known_by_labels
+from sharedbb.learn.labels import EDGES, VOID, Asked, Boxes, LabelMap, asked, edge_cells
+from sharedbb.outputs.keypoints import LEAST_SCORE
 from sharedbb.spec import Head, Pipeline
 
 Raw = Mapping[str, Tensor]
+Size = tuple[int, int]
 
 WEIGHTS = {"tags": 0.2}
 """Weight of a type of head in the sum of all; the others count 1."""
@@ -29,17 +35,26 @@ WEIGHTS = {"tags": 0.2}
 EDGE_WEIGHT = 0.5
 """Weight of a segmentation head that learns boundaries."""
 
+MOST_COUNTED = 400
+"""Pictures of a set that the weights of classes are counted on."""
+
+SPREAD = 1.0
+"""Standard deviation of a point's heat, in cells."""
+
 
 class Task(Protocol):
-    """How one head learns from labels."""
+    """How one head learns from what is known."""
 
     @property
     def weight(self) -> float:
         """Weight of this loss in the sum of all heads."""
         ...
 
-    def target(self, samples: Sequence[Sample]) -> Any:
-        """What the head should answer on a batch of these pictures; has ``to(device)``."""
+    def target(self, known: Sequence[Known | None], size: Size) -> Any:
+        """What the head should answer on crops of ``size`` (height, width); has ``to(device)``.
+
+        Raises DataError for what a head of this type cannot answer.
+        """
         ...
 
     def loss(self, raw: Raw, target: Any) -> Tensor:
@@ -49,15 +64,15 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Cross-entropy of the classes ``ids`` of the set, weighted by class; every other class is void."""
+    """Cross-entropy of the classes, weighted by class; void does not count."""
 
-    ids: tuple[int, ...]
     class_weight: Tensor
     weight: float = 1.0
 
-    def target(self, samples: Sequence[Sample]) -> Tensor:
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
         """uint8 [N, H, W] in the head's classes."""
-        return torch.from_numpy(np.stack([classes_of(_labels(one), self.ids) for one in samples]))
+        maps = [_void(size) if one is None else _of(Classes, one).map for one in known]
+        return torch.from_numpy(np.stack(maps))
 
     def loss(self, raw: Raw, target: Tensor) -> Tensor:
         """See ``segmentation_loss``."""
@@ -71,46 +86,54 @@ class Boundaries:
     stride: int
     weight: float = EDGE_WEIGHT
 
-    def target(self, samples: Sequence[Sample]) -> Tensor:
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
         """uint8 [N, H / stride, W / stride]."""
-        return torch.from_numpy(np.stack([edge_target(_labels(one), self.stride) for one in samples]))
+        return torch.from_numpy(np.stack([self._cells(one, size) for one in known]))
 
     def loss(self, raw: Raw, target: Tensor) -> Tensor:
         """See ``cell_loss``."""
         return cell_loss(raw["logits"], target, raw["logits"].new_tensor([1.0, 2.0], dtype=torch.float32))
 
+    def _cells(self, one: Known | None, size: Size) -> LabelMap:
+        """A cell with a labelled edge in it is one; a teacher has answered by cell: what its centre says."""
+        if isinstance(one, Classes):
+            return one.map[self.stride // 2 :: self.stride, self.stride // 2 :: self.stride]
+        return edge_cells(_void(size) if one is None else _of(Edges, one).map, self.stride)
+
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Boxes around the connected components of the classes ``ids``, on the grid of ``strides``."""
+    """Boxes of ``classes`` classes on the grid of ``strides``."""
 
-    ids: tuple[int, ...]
+    classes: int
     strides: tuple[int, ...]
     weight: float = 1.0
 
-    def target(self, samples: Sequence[Sample]) -> Assignment:
+    def target(self, known: Sequence[Known | None], size: Size) -> Assignment:
         """Scores, distances and what counts, at every point of the grid."""
-        maps = [_labels(one) for one in samples]
-        grid = Grid.of(maps[0].shape[0], maps[0].shape[1], self.strides)
-        return Assignment.stack([assign(boxes_of(one, self.ids), one, grid, len(self.ids)) for one in maps])
+        grid = Grid.of(*size, self.strides)
+        return Assignment.stack([self._assigned(one, grid, size) for one in known])
 
     def loss(self, raw: Raw, target: Assignment) -> Tensor:
         """See ``fcos.detection_loss``."""
         return detection_loss(raw["scores"], raw["distances"], target)
 
+    def _assigned(self, one: Known | None, grid: Grid, size: Size) -> Assignment:
+        objects = Objects(_NO_BOXES, np.ones(size, bool)) if one is None else _of(Objects, one)
+        return assign(objects.boxes, objects.void, grid, self.classes)
+
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Whether each of the classes ``ids`` is in the picture at all."""
+    """How surely each of ``labels`` labels is right for the picture."""
 
-    ids: tuple[int, ...]
+    labels: int
     weight: float = WEIGHTS["tags"]
 
-    def target(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [N, tags] of 0 and 1; NaN in the rows of pictures of which nothing is known."""
-        maps = [_labels(one) for one in samples]
-        rows = [np.where((one == VOID).all(), np.nan, tags_of(one, self.ids)) for one in maps]
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
+        """float32 [N, labels] in 0–1, NaN where nobody knows."""
+        rows = [np.full(self.labels, np.nan, np.float32) if one is None else _of(Present, one).shares for one in known]
+        return torch.from_numpy(np.stack(rows))
 
     def loss(self, raw: Raw, target: Tensor) -> Tensor:
         """See ``tags_loss``."""
@@ -123,10 +146,10 @@ class Depth:
 
     weight: float = 1.0
 
-    def target(self, samples: Sequence[Sample]) -> Tensor:
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
         """float32 [N, 1, H, W], NaN where nobody knows."""
-        unknown = np.full(samples[0].rgb.shape[:2], np.nan, np.float32)
-        return torch.from_numpy(np.stack([unknown if one.depth is None else one.depth for one in samples]))[:, None]
+        maps = [np.full(size, np.nan, np.float32) if one is None else _of(Metres, one).map for one in known]
+        return torch.from_numpy(np.stack(maps))[:, None]
 
     def loss(self, raw: Raw, target: Tensor) -> Tensor:
         """See ``depth_loss``; the distance wanted of a cell is that of the pixel at its centre."""
@@ -134,40 +157,124 @@ class Depth:
         return depth_loss(raw["depth"], target[..., step // 2 :: step, step // 2 :: step])
 
 
-def tasks_of(pipeline: Pipeline, data: Data) -> dict[str, Task]:
-    """The heads that can learn from a set, by name, each with its task; reads all of it once for the class weights."""
-    wanted = {
-        name: found for name, head in pipeline.heads.items() if (found := asked(head, data.classes, depth=data.depth))
-    }
-    needed = any(found.kind == "classes" for found in wanted.values())
-    counts = frequencies(one.labels for one in data if one.labels is not None) if needed else np.zeros(256)
-    return {name: _task(pipeline.heads[name], found, counts) for name, found in wanted.items()}
+@dataclass(frozen=True, slots=True)
+class Keypoints:
+    """A heat map for each of ``points`` points at cells of ``stride``² pixels, empty where a point is not seen."""
+
+    points: int
+    stride: int
+    weight: float = 1.0
+
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
+        """float32 [N, points, H / stride, W / stride] in 0–1, NaN where nobody knows."""
+        return torch.from_numpy(np.stack([self._heat(one, size) for one in known]))
+
+    def loss(self, raw: Raw, target: Tensor) -> Tensor:
+        """See ``heatmap_loss``."""
+        return heatmap_loss(raw["heatmaps"], target)
+
+    def _heat(self, one: Known | None, size: Size) -> NDArray[np.float32]:
+        """A bell of the score's height around each point."""
+        height, width = size[0] // self.stride, size[1] // self.stride
+        if one is None:
+            return np.full((self.points, height, width), np.nan, np.float32)
+        found = _of(Points, one)
+        x, y = (found.xy.T / self.stride - 0.5)[..., None]
+        across = np.exp(-((np.arange(width) - x) ** 2) / (2 * SPREAD**2))
+        down = np.exp(-((np.arange(height) - y) ** 2) / (2 * SPREAD**2))
+        seen = np.where(found.scores >= LEAST_SCORE, found.scores, 0)
+        heat: NDArray[np.float32] = (seen[:, None, None] * down[:, :, None] * across[:, None, :]).astype(np.float32)
+        return heat
 
 
-def _labels(sample: Sample) -> LabelMap:
-    return np.full(sample.rgb.shape[:2], VOID, np.uint8) if sample.labels is None else sample.labels
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A vector of ``dim`` numbers for the whole picture, by direction."""
+
+    dim: int
+    weight: float = 1.0
+
+    def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
+        """float32 [N, dim], NaN where nobody knows."""
+        rows = [np.full(self.dim, np.nan, np.float32) if one is None else _of(Direction, one).vector for one in known]
+        return torch.from_numpy(np.stack(rows))
+
+    def loss(self, raw: Raw, target: Tensor) -> Tensor:
+        """See ``embedding_loss``."""
+        return embedding_loss(raw["vector"], target)
 
 
-def _task(head: Head, found: Asked, counts: np.ndarray[Any, Any]) -> Task:
-    match found.kind:
-        case "classes":
-            return Segmentation(found.ids, class_weights(counts[list(found.ids)]))
-        case "edges":
+_NO_BOXES = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
+def _void(size: Size) -> LabelMap:
+    return np.full(size, VOID, np.uint8)
+
+
+def _of(kind: type[Any], known: Known) -> Any:
+    if not isinstance(known, kind):
+        raise DataError(f"a teacher gave {type(known).__name__}, where the head needs {kind.__name__}")
+    return known
+
+
+def questions_of(pipeline: Pipeline, data: Data) -> dict[str, Asked]:
+    """What the labels of ``data`` can ask, by head."""
+    found = {name: asked(h, data.classes, depth=data.depth, boxed=data.boxed) for name, h in pipeline.heads.items()}
+    return {name: question for name, question in found.items() if question is not None}
+
+
+def tasks_of(pipeline: Pipeline, *sets: Data) -> dict[str, Task]:
+    """The heads that can learn from labels or teachers of any of ``sets``, by name, each with its task.
+
+    Reads up to MOST_COUNTED pictures of each set, for the weights of classes.
+    """
+    asked_of = [(data, questions_of(pipeline, data)) for data in sets]
+    wanted = {name for data, questions in asked_of for name in (*questions, *data.taught)}
+    heads = {name: head for name, head in pipeline.heads.items() if name in wanted}
+    counted = [name for name, head in heads.items() if head.type == "segmentation" and not _of_edges(head)]
+    counts = _counts(asked_of, counted) if counted else {}
+    return {name: _task(head, counts.get(name, np.zeros(0))) for name, head in heads.items()}
+
+
+def _counts(
+    asked_of: Iterable[tuple[Data, Mapping[str, Asked]]], heads: Sequence[str]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """For each head, how many pixels are known to be of each class, float64 [256]."""
+    counts = {name: np.zeros(256) for name in heads}
+    for data, questions in asked_of:
+        mine = {name: question for name, question in questions.items() if name in counts}
+        if not mine and not counts.keys() & set(data.taught):
+            continue
+        for sample in data.spread(MOST_COUNTED):
+            known = {**sample.known, **known_by_labels(sample, mine)}
+            for name in counts.keys() & known.keys():
+                counts[name] += np.bincount(_of(Classes, known[name]).map.ravel(), minlength=256)
+    return counts
+
+
+def _of_edges(head: Head) -> bool:
+    return tuple(getattr(head, "classes", ())) == EDGES
+
+
+def _task(head: Any, counts: np.ndarray[Any, Any]) -> Task:
+    match head.type:
+        case "segmentation" if _of_edges(head):
             return Boundaries(head.taps[0])
-        case "boxes":
-            return Detection(found.ids, head.taps)
+        case "segmentation":
+            return Segmentation(class_weights(counts[: len(head.classes)]))
+        case "detection":
+            return Detection(len(head.classes), head.taps)
         case "tags":
-            return Tags(found.ids)
+            return Tags(len(head.labels))
         case "depth":
             return Depth()
-
-
-def frequencies(labels: Iterable[LabelMap]) -> np.ndarray[Any, Any]:
-    """How many pixels of all maps have each value, float64 [256]."""
-    counts = np.zeros(256)
-    for one in labels:
-        counts += np.bincount(one.ravel(), minlength=256)
-    return counts
+        case "keypoints":
+            return Keypoints(len(head.points), head.taps[0])
+        case "embedding":
+            return Embedding(head.dim)
+    raise DataError(
+        f"a head of type {head.type!r} learns neither from labels nor from answers; distil it from a network"
+    )
 
 
 def class_weights(counts: np.ndarray[Any, Any]) -> Tensor:
@@ -216,14 +323,17 @@ def depth_loss(metres: Tensor, wanted: Tensor) -> Tensor:
 def heatmap_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """Divergence of heat maps [N, K, h, w] of logits from ``wanted`` ones in 0–1, per unit of what is wanted.
 
-    A point has few cells: without the sum over ``wanted`` below, empty cells would decide.
+    A point has few cells: without the sum over ``wanted`` below, empty cells would decide. NaN is unknown.
     """
-    return binary_divergence(logits, wanted).sum() / wanted.float().sum().clamp(min=1.0)
+    known, wanted = ~wanted.isnan(), wanted.nan_to_num(0.0).float()
+    return (binary_divergence(logits, wanted) * known).sum() / wanted.sum().clamp(min=1.0)
 
 
 def embedding_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
-    """1 − cosine of vectors [N, D], averaged: 0 for equal directions."""
-    return (1 - F.cosine_similarity(vectors.float(), wanted.float(), dim=1)).mean()
+    """1 − cosine of vectors [N, D], averaged: 0 for equal directions. Rows of NaN in ``wanted`` do not count."""
+    known = ~wanted.isnan().any(dim=1)
+    off = 1 - F.cosine_similarity(vectors.float(), wanted.nan_to_num(0.0).float(), dim=1)
+    return (off * known).sum() / known.sum().clamp(min=1)
 
 
 def binary_divergence(logits: Tensor, wanted: Tensor) -> Tensor:

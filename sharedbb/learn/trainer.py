@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sharedbb.errors import CompressionError
-from sharedbb.learn.batches import Batch, Batches
-from sharedbb.learn.data import Data, Sample
+from sharedbb.learn.batches import Batch, Batches, Pool
+from sharedbb.learn.data import Data
 from sharedbb.learn.distillation import Distill, Distiller, parts_of, watching
 from sharedbb.learn.judge import normalized
-from sharedbb.learn.losses import WEIGHTS, tasks_of
+from sharedbb.learn.losses import WEIGHTS, questions_of, tasks_of
 from sharedbb.spec import Pipeline
 
 LONGEST_STEP = 20.0
@@ -108,12 +108,13 @@ class Clock:
 
 
 class Trainer:
-    """A module in training; it is changed in place. ``averaged`` gives the weights to keep.
+    """A module in training; it is changed in place.
 
     ``module`` maps a normalised image to raw parts, as ``nets.MultiHead`` does; it is moved to a CUDA device where
-    there is one. ``teacher``: with ``course.distill``, what to learn from as well. ``masks``: by parameter name, 0 or
-    False where a weight stays zero. ``constrain(module)`` is called after every step and on the averaged weights,
-    ``around(module)`` gives a context for every pass of the student (fake quantization, say).
+    there is one. ``data`` is one set, or several with their shares of each batch; each may know other heads.
+    ``averaged`` gives the weights to keep. ``teacher``: with ``course.distill``, what to learn from as well. ``masks``:
+    by parameter name, 0 or False where a weight stays zero. ``constrain(module)`` is called after every step and on the
+    averaged weights, ``around(module)`` gives a context for every pass of the student (fake quantization, say).
 
     Raises DataError for a set without pictures, CompressionError when there is nothing to learn from.
     """
@@ -125,27 +126,29 @@ class Trainer:
         self,
         module: nn.Module,
         course: Course,
-        data: Data,
+        data: Data | Sequence[tuple[Data, float]],
         pipeline: Pipeline,
         teacher: nn.Module | None = None,
         *,
         masks: Mapping[str, Tensor] | None = None,
         constrain: Callable[[nn.Module], None] | None = None,
         around: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
-        extra: Sequence[Sample] = (),
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.course, self.pipeline, self.name, self.clock = course, pipeline, data.name, Clock()
+        self.sets = ((data, 1.0),) if isinstance(data, Data) else tuple(data)
+        self.course, self.pipeline, self.clock = course, pipeline, Clock()
         self.constrain, self.around = constrain, around or (lambda _module: nullcontext())
         self.masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
-        self.tasks = tasks_of(pipeline, data) if course.labels > 0 else {}
-        self.batches = Batches(data, self.tasks, pipeline.input, extra, seed=course.seed)
+        self.tasks = tasks_of(pipeline, *(one for one, _ in self.sets)) if course.labels > 0 else {}
+        pools = [Pool(one, questions_of(pipeline, one), share) for one, share in self.sets]
+        self.batches = Batches(pools, self.tasks, pipeline.input, course.seed)
         self.distiller = self._distiller(teacher)
         if not self.tasks and self.distiller is None:
+            names = ", ".join(one.name for one, _ in self.sets)
             raise CompressionError(
-                f"no head of {pipeline.name} can learn from {data.name}, whose classes are {list(data.classes)}; "
-                "give a teacher and `distill`"
+                f"no head of {pipeline.name} can learn from {names}, whose classes are "
+                f"{[name for one, _ in self.sets for name in one.classes]}; give a teacher and `distill`"
             )
         self._constrain(module)
         self.average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -279,8 +282,8 @@ class Trainer:
 
     def _training(self) -> str:
         """What a checkpoint must have been made with to be taken up here."""
-        pictures = self.batches.pictures
-        return json.dumps(self.course.to_dict() | {"data": [self.name, len(pictures)]}, sort_keys=True)
+        data = [[one.name, len(one), share] for one, share in self.sets]
+        return json.dumps(self.course.to_dict() | {"data": data}, sort_keys=True)
 
     def resume(self, path: Path) -> None:
         """Take up where ``save`` left off. Raises CompressionError for a file of another training or a damaged one."""

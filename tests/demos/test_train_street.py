@@ -16,9 +16,10 @@ from street.batches import Mix
 from street.training import Recipe, Trainer
 
 from sharedbb import artifact
-from sharedbb.learn.batches import Batch
+from sharedbb.learn.batches import Batch, Pool
 from sharedbb.learn.data import Data, Sample
-from sharedbb.learn.losses import tasks_of
+from sharedbb.learn.known import known_by_labels
+from sharedbb.learn.losses import questions_of, tasks_of
 from sharedbb.media.synthetic import CLASSES, OBJECTS
 
 ROAD, VEHICLE, PEDESTRIAN, SIGN = (CLASSES.index(name) for name in ("road", "vehicle", "pedestrian", "sign"))
@@ -45,9 +46,11 @@ def street_picture(seed: int = 0, size: tuple[int, int] = (96, 128)) -> Sample:
 def test_synthetic_frames_are_kept_with_their_labels(tmp_path: Path) -> None:
     from street import synthetic
 
-    assert len(pictures.cached_synthetic(tmp_path / "none")) == 0
+    assert pictures.cached_synthetic(tmp_path / "none") is None
     synthetic.render(tmp_path, 2, seed=0)
-    first, second = pictures.cached_synthetic(tmp_path)
+    rendered = pictures.cached_synthetic(tmp_path)
+    assert rendered is not None
+    first, second = rendered
     again = synthetic._sample(synthetic.FIRST_SEED, 1)
     assert first.name != second.name
     assert np.array_equal(second.labels, again.labels)
@@ -63,7 +66,8 @@ def small_trainer(steps: int, *, seed: int = 0, steady: float = 0.0) -> Trainer:
     recipe = Recipe(steps=steps, batch=2, crops=((0.0, 64, 96),), bf16=False, seed=seed, steady=steady)
     real = Data.given("planted", [street_picture(index) for index in range(3)], CLASSES)
     unlabelled = [Sample("clip", street_picture(7).rgb)]
-    mix = Mix(real, tasks_of(pipeline, real), pipeline.input, seed=seed, unlabelled=unlabelled)
+    pools = [Pool(real, questions_of(pipeline, real))]
+    mix = Mix(pools, tasks_of(pipeline, real), pipeline.input, seed, unlabelled)
     return Trainer(network, recipe, mix, torch.device("cpu"), pipeline.input.normalization)
 
 
@@ -98,7 +102,9 @@ class TestTraining:
     def test_steps_on_one_batch_lower_every_loss(self) -> None:
         trainer = small_trainer(12)
         samples = [street_picture(index, (96, 128)) for index in range(2)]
-        batch = Batch.of(samples, trainer.mix.tasks)
+        questions = trainer.mix.pools[0].questions
+        known = [known_by_labels(one, questions) for one in samples]
+        batch = Batch.of([one.rgb for one in samples], trainer.mix.tasks, known)
         trainer.network.train()
         losses = [trainer.step(batch, 2e-3) for _ in range(12)]
         for name in ("surface", "objects", "edges", "scene"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from sharedbb.learn.fcos import (
     focal,
     giou_of_distances,
 )
-from sharedbb.learn.labels import VOID, Boxes
+from sharedbb.learn.labels import Boxes
 
 SIZE = (96, 128)
 STRIDES = (8, 16, 32)
@@ -27,10 +28,6 @@ STRIDES = (8, 16, 32)
 def boxes_from(*rows: tuple[float, float, float, float, int, bool]) -> Boxes:
     xyxy = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
     return Boxes(xyxy, np.array([row[4] for row in rows], np.int64), np.array([row[5] for row in rows], bool))
-
-
-def nothing(size: tuple[int, int] = SIZE) -> np.ndarray:
-    return np.zeros(size, np.uint8)
 
 
 def test_the_grid_has_the_centre_of_every_cell_of_every_level() -> None:
@@ -77,7 +74,7 @@ def test_points_answer_for_boxes_as_in_plain_loops() -> None:
         rng.integers(0, 3, 12).astype(np.int64),
         rng.random(12) < 0.2,
     )
-    grid, made = Grid.of(*SIZE, STRIDES), assign(boxes, nothing(), Grid.of(*SIZE, STRIDES), 3)
+    grid, made = Grid.of(*SIZE, STRIDES), assign(boxes, None, Grid.of(*SIZE, STRIDES), 3)
     answered = 0
     for point, ((x, y), stride) in enumerate(zip(grid.xy.tolist(), grid.stride.tolist(), strict=True)):
         owner = owner_of(x, y, int(stride), boxes)
@@ -94,11 +91,11 @@ def test_points_answer_for_boxes_as_in_plain_loops() -> None:
 
 
 def test_void_ignored_and_unanswered_boxes_do_not_count() -> None:
-    labels = nothing()
-    labels[:, 64:] = VOID
+    unknown = np.zeros(SIZE, bool)
+    unknown[:, 64:] = True
     boxes = boxes_from((8, 8, 40, 40, 1, True), (64, 16, 96, 48, 0, False), (50, 70, 51, 71, 0, False))
     grid = Grid.of(*SIZE, STRIDES)
-    made = assign(boxes, labels, grid, 2)
+    made = assign(boxes, unknown, grid, 2)
     inside = ((grid.xy > 8) & (grid.xy < 40)).all(1)
     void = grid.xy[:, 0] >= 64
     assert not made.counted[inside, 1].any()
@@ -109,7 +106,7 @@ def test_void_ignored_and_unanswered_boxes_do_not_count() -> None:
 
 
 def test_a_picture_without_boxes_has_only_background() -> None:
-    made = assign(boxes_from(), nothing(), Grid.of(*SIZE, STRIDES), 2)
+    made = assign(boxes_from(), None, Grid.of(*SIZE, STRIDES), 2)
     assert made.counted.all()
     assert not made.scores.any()
     assert not made.positive.any()
@@ -133,7 +130,7 @@ def test_giou_is_that_of_the_boxes() -> None:
 def test_the_loss_is_near_zero_for_what_is_wanted_and_grows_with_every_mistake() -> None:
     boxes = boxes_from((10, 12, 44, 40, 1, False), (60, 8, 120, 90, 0, False))
     grid = Grid.of(*SIZE, STRIDES)
-    target = Assignment.stack([assign(boxes, nothing(), grid, 2), assign(boxes_from(), nothing(), grid, 2)])
+    target = Assignment.stack([assign(boxes, None, grid, 2), assign(boxes_from(), None, grid, 2)])
     scores, distances = (target.scores * 2 - 1) * 12, target.distances.clone()
     perfect = float(detection_loss(scores, distances, target))
     assert perfect < 1e-4
@@ -150,10 +147,24 @@ def test_the_loss_is_near_zero_for_what_is_wanted_and_grows_with_every_mistake()
 
 
 def test_the_loss_of_a_batch_without_boxes_has_a_gradient() -> None:
-    target = Assignment.stack([assign(boxes_from(), nothing(), Grid.of(*SIZE, STRIDES), 2)])
+    target = Assignment.stack([assign(boxes_from(), None, Grid.of(*SIZE, STRIDES), 2)])
     scores = torch.zeros_like(target.scores, requires_grad=True)
     loss = detection_loss(scores, torch.ones_like(target.distances), target)
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
     assert scores.grad is not None
     assert (scores.grad > 0).all()
+
+
+def test_what_a_teacher_is_not_sure_of_counts_less() -> None:
+    grid = Grid.of(*SIZE, STRIDES)
+    sure = boxes_from((10, 10, 34, 34, 0, False))
+    half = replace(sure, scores=np.array([0.5], np.float32))
+    (one, other) = (Assignment.stack([assign(boxes, None, grid, 1)]) for boxes in (sure, half))
+    assert float(one.scores.max()) == 1
+    assert float(other.scores.max()) == 0.5
+    assert torch.equal(one.positive, other.positive)
+    right = torch.full_like(other.scores, -20.0)
+    right[other.positive] = 0.0  # a probability of one half
+    assert float(detection_loss(right, other.distances, other)) < 1e-3
+    assert float(detection_loss(right, one.distances, one)) > 0.01

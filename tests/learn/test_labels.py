@@ -13,7 +13,8 @@ from sharedbb.learn.labels import (
     boundary_of,
     boxes_of,
     classes_of,
-    edge_target,
+    edge_cells,
+    edges_of,
     tags_of,
 )
 from sharedbb.spec import DepthHead, DetectionHead, EmbeddingHead, Head, SegmentationHead, TagsHead
@@ -114,7 +115,7 @@ def test_boundary_lies_on_both_sides_and_not_along_void() -> None:
 def test_edge_cells_match_a_plain_loop(stride: int) -> None:
     made = np.random.default_rng(0).choice([0, 3, VOID], (32, 48), p=[0.02, 0.97, 0.01]).astype(np.uint8)
     made[:8, :16] = 3
-    edge, target = boundary_of(made), edge_target(made, stride)
+    edge, target = boundary_of(made), edge_cells(edges_of(made), stride)
     assert target.shape == (32 // stride, 48 // stride)
     for row, column in np.ndindex(*target.shape):
         cell = np.s_[stride * row : stride * (row + 1), stride * column : stride * (column + 1)]

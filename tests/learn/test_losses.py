@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from sharedbb.errors import DataError
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.fcos import Assignment
-from sharedbb.learn.labels import VOID, edge_target
+from sharedbb.learn.known import Classes, Direction, Known, Objects, Points, Present, known_by_labels
+from sharedbb.learn.labels import VOID, Boxes, edge_cells, edges_of
 from sharedbb.learn.losses import (
     Boundaries,
     Depth,
     Detection,
+    Embedding,
+    Keypoints,
     Segmentation,
     Tags,
     Task,
@@ -25,6 +31,7 @@ from sharedbb.learn.losses import (
     depth_loss,
     embedding_loss,
     heatmap_loss,
+    questions_of,
     segmentation_loss,
     tags_loss,
     tasks_of,
@@ -69,6 +76,13 @@ def tasks() -> dict[str, Task]:
     return tasks_of(PIPELINE, Data.given("drawn", SAMPLES[:2], CLASSES))
 
 
+def target(name: str, samples: Sequence[Sample]) -> Any:
+    """What the labels of these pictures ask of a head."""
+    data = Data.given("drawn", SAMPLES[:2], CLASSES)
+    questions = questions_of(PIPELINE, data)
+    return tasks()[name].target([known_by_labels(one, questions).get(name) for one in samples], (64, 96))
+
+
 def test_heads_learn_what_the_set_knows() -> None:
     made = tasks()
     kinds = {name: type(task) for name, task in made.items()}
@@ -83,13 +97,13 @@ def test_heads_learn_what_the_set_knows() -> None:
 
 
 def test_targets_are_the_labels_in_the_heads_own_terms() -> None:
-    made = {name: task.target(SAMPLES) for name, task in tasks().items()}
+    made = {name: target(name, SAMPLES) for name in tasks()}
     labels = SAMPLES[0].labels
     assert labels is not None
     wanted = np.select([labels == 2, labels == 0], [0, 1], VOID)
     assert torch.equal(made["surface"][0], torch.from_numpy(wanted.astype(np.uint8)))
     assert (made["surface"][2] == VOID).all()
-    assert torch.equal(made["edges"][0], torch.from_numpy(edge_target(labels, 8)))
+    assert torch.equal(made["edges"][0], torch.from_numpy(edge_cells(edges_of(labels), 8)))
     assert made["scene"][:2].tolist() == [[1, 1], [0, 1]]
     assert made["scene"][2].isnan().all()
     assert isinstance(made["objects"], Assignment)
@@ -119,20 +133,20 @@ def perfect(task: Task, target: object) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["surface", "edges", "objects", "scene", "far"])
 def test_the_right_answer_costs_little_and_others_more(name: str) -> None:
     task = tasks()[name]
-    target = task.target(SAMPLES[:2])
-    right = perfect(task, target)
-    least = float(task.loss(right, target))
+    wanted = target(name, SAMPLES[:2])
+    right = perfect(task, wanted)
+    least = float(task.loss(right, wanted))
     # On a border between classes one cell holds both, so that the map at stride 4 cannot be right at stride 2.
     assert least < (1.0 if name == "surface" else 1e-3)
     changed = {part: (value * 2 + 1 if name == "far" else -value) for part, value in right.items()}
     if name == "objects":
         changed["distances"] = right["distances"]
-    assert float(task.loss(changed, target)) > least + 0.1
+    assert float(task.loss(changed, wanted)) > least + 0.1
 
 
 def test_unknown_pictures_teach_nothing() -> None:
     for name, task in tasks().items():
-        target = task.target(SAMPLES[2:])
+        wanted = target(name, SAMPLES[2:])
         shapes = {
             "surface": {"logits": (1, 2, 16, 24)},
             "edges": {"logits": (1, 2, 8, 12)},
@@ -141,7 +155,7 @@ def test_unknown_pictures_teach_nothing() -> None:
             "far": {"depth": (1, 1, 8, 12)},
         }[name]
         raw = {part: torch.ones(shape, requires_grad=True) for part, shape in shapes.items()}
-        loss = task.loss(raw, target)
+        loss = task.loss(raw, wanted)
         assert float(loss.detach()) == 0, name
         loss.backward()  # type: ignore[no-untyped-call]
         assert all(value.grad is None or not value.grad.any() for value in raw.values())
@@ -198,3 +212,65 @@ def test_binary_divergence_is_that_of_two_coins() -> None:
     wanted = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     got = binary_divergence(torch.logit(torch.tensor(q)), torch.tensor(p))
     assert float(got) == pytest.approx(wanted, rel=1e-5)
+
+
+def taught(**known: Known) -> Data:
+    """One picture of which teachers have said ``known``."""
+    return Data.given("taught", [Sample("t", np.zeros((64, 96, 3), np.uint8), known=known)])
+
+
+def test_heads_learn_what_teachers_say() -> None:
+    map_ = np.zeros((64, 96), np.uint8)
+    map_[:, 50:] = 1
+    boxes = Boxes(
+        np.array([[8, 8, 40, 40], [60, 20, 92, 52]], np.float32),
+        np.zeros(2, np.int64),
+        np.zeros(2, bool),
+        np.array([0.9, 0.25], np.float32),
+    )
+    vector = np.zeros(128, np.float32)
+    vector[3] = 1
+    known: dict[str, Known] = {
+        "surface": Classes(map_),
+        "edges": Classes(map_),
+        "objects": Objects(boxes),
+        "scene": Present(np.array([0.7, 0.1], np.float32)),
+        "body": Points(np.array([[22.0, 30.0]], np.float32), np.array([0.8], np.float32), (0,)),
+        "looks": Direction(vector),
+    }
+    made = tasks_of(PIPELINE, taught(**known))
+    assert made.keys() == known.keys()
+    targets = {name: task.target([known[name], None], (64, 96)) for name, task in made.items()}
+    assert torch.equal(targets["surface"][0], torch.from_numpy(map_))
+    assert torch.equal(targets["edges"][0], torch.from_numpy(map_[4::8, 4::8]))
+    assert sorted(set(targets["objects"].scores[0].flatten().tolist())) == pytest.approx([0, 0.25, 0.9])
+    assert targets["scene"][0].tolist() == pytest.approx([0.7, 0.1])
+    heat = targets["body"][0, 0]
+    assert divmod(int(heat.argmax()), heat.shape[1]) == (7, 5)  # the cell that holds (22, 30), at stride 4
+    assert float(heat.max()) == pytest.approx(0.8)
+    assert targets["looks"][0].tolist() == vector.tolist()
+    assert (targets["surface"][1] == VOID).all()
+    assert (targets["edges"][1] == VOID).all()
+    assert not targets["objects"].counted[1].any()
+    assert all(bool(targets[name][1].isnan().all()) for name in ("scene", "body", "looks"))
+
+
+def test_points_and_vectors_that_nobody_knows_teach_nothing() -> None:
+    for task, raw in (
+        (Keypoints(1, 4), {"heatmaps": torch.randn(2, 1, 16, 24)}),
+        (Embedding(5), {"vector": torch.randn(2, 5)}),
+    ):
+        known = (
+            Points(np.array([[22.0, 30.0]], np.float32), np.ones(1, np.float32), (0,))
+            if isinstance(task, Keypoints)
+            else Direction(np.eye(5, dtype=np.float32)[0])
+        )
+        alone = task.loss({name: value[:1] for name, value in raw.items()}, task.target([known], (64, 96)))
+        both = task.loss(raw, task.target([known, None], (64, 96)))
+        assert float(both) == pytest.approx(float(alone), rel=1e-5)
+        assert float(task.loss(raw, task.target([None, None], (64, 96)))) == 0
+
+
+def test_a_teacher_of_another_kind_is_refused() -> None:
+    with pytest.raises(DataError, match="a teacher gave Present, where the head needs Classes"):
+        Segmentation(torch.ones(2)).target([Present(np.zeros(2, np.float32))], (64, 96))
