@@ -1,6 +1,6 @@
 # make demo   street pipeline on a generated clip, or on VIDEO=path; results in demo-out/
 # make test   the whole check: lint, types, tests
-# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse and compression too
+# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse, compression and quality too
 
 # The first interpreter that starts (a shim of a version that is not active does not).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
@@ -33,10 +33,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merge
 	$(if $(DATA),$(BIN)/python -m benchmarks.reuse --data "$(DATA)")
 	$(if $(DATA),$(BIN)/python -m benchmarks.compress --data "$(DATA)")
+	$(if $(DATA),$(BIN)/python -m benchmarks.quality --data "$(DATA)")
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,compress]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,compress,train]'
 	touch $@
 
 clean:

@@ -286,9 +286,9 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
     stored = artifact.weights
     apply(module, artifact.manifest.structure, {name: tuple(tensor.shape) for name, tensor in stored.items()})
     own = module.state_dict()
-    completed = getattr(getattr(module, "backbone", None), "completed", None)
-    if completed is not None:  # a backbone that can begin with the weights of a plainer one
-        stored = completed(stored, "backbone.")
+    completed = getattr(module, "completed", None)
+    if completed is not None:  # a network that can begin with the weights of a plainer one
+        stored = completed(stored)
     missing = [name for name in own if name not in stored]
     if missing:
         raise WeightsError(

@@ -17,6 +17,7 @@ from sharedbb.cli.demo import demo
 from sharedbb.cli.doctor import doctor
 from sharedbb.cli.explain import explain
 from sharedbb.cli.export import export
+from sharedbb.cli.fuse import fuse
 from sharedbb.cli.interrupts import Interrupted, interruptible
 from sharedbb.cli.plan import plan
 from sharedbb.cli.profile import profile
@@ -24,7 +25,9 @@ from sharedbb.cli.run import run
 from sharedbb.cli.schema import schema
 from sharedbb.cli.search import search
 from sharedbb.cli.sensitivity import sensitivity
+from sharedbb.cli.share_depth import share_depth
 from sharedbb.cli.shipped import pipelines
+from sharedbb.cli.train import train
 from sharedbb.errors import SharedBBError, SpecError
 
 FAILED = 2
@@ -40,6 +43,7 @@ app = typer.Typer(
 )
 for _command in (
     *(run, check, explain, profile, compare, demo, doctor, schema, pipelines),
+    *(train, fuse, share_depth),
     *(compress, sensitivity, plan, search, export),
 ):
     app.command()(_command)

@@ -118,7 +118,7 @@ class Sought:
     @property
     def name(self) -> str:
         """A digest of what is searched: another recipe, network or cost is another search."""
-        from sharedbb.compress.journal import key
+        from sharedbb.learn.journal import key
         from sharedbb.spec import load
 
         recipe = self.space.recipe(_first(self.space))

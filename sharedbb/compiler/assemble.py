@@ -160,7 +160,7 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
     described = pipeline.model_dump(mode="json")
     weights = pipeline.backbone.weights
     return {
-        "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads")},
+        "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads", "branches")},
         "graph": graph and graph.digest,
         "reuse": [pipeline.reuse.mode != "off", pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh],
         "source": given.decides,

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sharedbb.compress.floors import Bisection, Floor, Quality, broken, floors_of
-from sharedbb.compress.journal import Journal
 from sharedbb.compress.record import Fate, Row, Run, Speed, State, write
 from sharedbb.compress.steps import Bench, Watch, take
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn.data import Data, open_data
+from sharedbb.learn.journal import Journal
 from sharedbb.learn.judge import LOWEST_SCORE, headline, judge
 from sharedbb.learn.labels import asked
 from sharedbb.learn.network import Network

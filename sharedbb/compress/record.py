@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from sharedbb import artifact
 from sharedbb.compress.floors import Floor, Quality
-from sharedbb.compress.journal import Entry
+from sharedbb.learn.journal import Entry
 from sharedbb.learn.network import Network
 from sharedbb.learn.report import StepReport
-from sharedbb.spec import dump
 from sharedbb.spec.recipe import HEADLINE, Recipe
 from sharedbb.spec.steps import AnyStep, Shrinking
 
@@ -75,7 +74,7 @@ def write(folder: Path, network: Network) -> dict[str, Any]:
     ``bytes`` are those of the artifact's file, ``macs`` are for one picture.
     """
     network.save(folder / ARTIFACT)
-    (folder / PIPELINE).write_text(pipeline_text(network, ARTIFACT), encoding="utf-8")
+    (folder / PIPELINE).write_text(network.pipeline_text(ARTIFACT), encoding="utf-8")
     return {
         "digest": artifact.digest(folder / ARTIFACT),
         "bytes": (folder / ARTIFACT).stat().st_size,
@@ -83,12 +82,6 @@ def write(folder: Path, network: Network) -> dict[str, Any]:
         "parameters": network.parameters,
         "reports": [report.to_dict() for report in network.steps],
     }
-
-
-def pipeline_text(network: Network, weights: str) -> str:
-    """The network's pipeline as YAML, with its weights in the file of that name."""
-    backbone = network.pipeline.backbone.model_copy(update={"weights": weights})
-    return dump(network.pipeline.model_copy(update={"backbone": backbone}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +176,7 @@ class Run:
         before, after = self.test
         network = self.result.network()
         network.save(path, report={"data": self.recipe.data.model_dump(), "before": before, "test": after})
-        path.with_suffix(".yaml").write_text(pipeline_text(network, path.name), encoding="utf-8")
+        path.with_suffix(".yaml").write_text(network.pipeline_text(path.name), encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; each row with its ``speedup`` and each head's ``relative`` quality as well."""

@@ -7,6 +7,7 @@ from sharedbb.learn.labels import VOID, Boxes
 from sharedbb.learn.network import Network
 from sharedbb.learn.report import StepReport
 from sharedbb.learn.trainer import Course, Trainer
+from sharedbb.learn.training import Training
 
 __all__ = [
     "HEADLINE",
@@ -20,6 +21,7 @@ __all__ = [
     "Sample",
     "StepReport",
     "Trainer",
+    "Training",
     "headline",
     "judge",
     "open_data",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qsl, urlencode
 
 import cv2
@@ -43,7 +43,8 @@ class Sample:
     """One picture: ``rgb`` uint8 [H, W, 3], ``labels`` uint8 [H, W] (position in ``Data.classes``, VOID unknown).
 
     ``depth`` float32 [H, W] is in metres. ``boxes`` are objects of ``Data.classes``. ``known`` is what teachers said of
-    it, by head. The arrays belong to the set: copy them to change them.
+    it, by head. ``unnamed``: numbers in its label file that are neither of a class nor of void (255, or the first
+    behind the classes). The arrays belong to the set: copy them to change them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Sample:
     depth: NDArray[np.float32] | None = None
     boxes: Boxes | None = None
     known: Mapping[str, Known] = field(default_factory=dict)
+    unnamed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Data(Sequence[Sample]):
 
     ``classes``: the names of the labels' values, none without labels. ``depth``: whether there are distances.
     ``boxed``: labels are boxes, not maps. ``taught``: the heads of which teachers have said what they should answer.
+    ``said``: sentences for people, about pictures that were left out, say.
     """
 
     def __init__(
@@ -98,11 +101,12 @@ class Data(Sequence[Sample]):
         depth: bool = False,
         boxed: bool = False,
         taught: Sequence[str] = (),
+        said: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
         self.depth, self.boxed = depth, boxed
-        self.taught = tuple(taught)
+        self.taught, self.said = tuple(taught), tuple(said)
         self._items = items
 
     @classmethod
@@ -111,7 +115,7 @@ class Data(Sequence[Sample]):
         depth = bool(samples) and all(sample.depth is not None for sample in samples)
         boxed = any(sample.boxes is not None for sample in samples)
         taught = tuple(dict.fromkeys(head for sample in samples for head in sample.known))
-        items = [Item(part, partial(_same, one)) for part, one in zip(_divided(len(samples)), samples, strict=True)]
+        items = [Item(part, partial(_same, one)) for part, one in zip(divided(len(samples)), samples, strict=True)]
         return cls(name, classes, items, depth=depth, boxed=boxed, taught=taught)
 
     def __len__(self) -> int:
@@ -148,14 +152,18 @@ class Data(Sequence[Sample]):
             return self
         return self._with([self._items[place * len(self) // count] for place in range(count)])
 
-    def _with(self, items: Sequence[Item]) -> Data:
-        return Data(self.name, self.classes, items, depth=self.depth, boxed=self.boxed, taught=self.taught)
+    def only(self, places: Sequence[int], *said: str) -> Data:
+        """The pictures at ``places``, and what there is to say of the others."""
+        return self._with([self._items[place] for place in places], said=(*self.said, *said))
 
     def taught_by(self, heads: Sequence[str], read: Callable[[Sample], Mapping[str, Known]]) -> Data:
         """The set with what teachers say of ``heads``: ``read`` gives it for a picture, when that is asked for."""
         items = [Item(item.part, partial(_taught, item, read), Memory(0)) for item in self._items]
-        taught = tuple(dict.fromkeys((*self.taught, *heads)))
-        return Data(self.name, self.classes, items, depth=self.depth, boxed=self.boxed, taught=taught)
+        return self._with(items, taught=tuple(dict.fromkeys((*self.taught, *heads))))
+
+    def _with(self, items: Sequence[Item], **changes: Any) -> Data:
+        kept: dict[str, Any] = {"depth": self.depth, "boxed": self.boxed, "taught": self.taught, "said": self.said}
+        return Data(self.name, self.classes, items, **(kept | changes))
 
 
 def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
@@ -163,9 +171,10 @@ def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
 
     ``camvid:DIR``: CamVid's 11 classes in DIR/train with DIR/trainannot, and so on for val and test. A folder of such
     pairs NAME, NAMEannot (pictures; PNG files of class numbers, any number beyond the classes being void), with the
-    classes' names, one a line, in classes.txt. A folder of pictures, or a picture. A video: up to MOST_FRAMES evenly
-    spread frames, decoded at once. ``synthetic:street?frames=200&seed=1``: rendered streets with labels and depth,
-    unless the text says otherwise four frames of each, four seconds apart.
+    classes' names, one a line, in classes.txt. ``coco:DIR``: boxes, as COCO stores them (``coco.open_coco``). A folder
+    of pictures, or a picture. A video: up to MOST_FRAMES evenly spread frames, decoded at once.
+    ``synthetic:street?frames=200&seed=1``: rendered streets with labels and depth, unless the text says otherwise four
+    frames of each, four seconds apart.
 
     ``size`` (height, width) is that of rendered pictures, and unlabelled pictures are reduced to fit into it.
 
@@ -176,6 +185,10 @@ def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
         return _streets(name, size)
     if name.startswith("camvid:"):
         return _labelled(name, Path(name.removeprefix("camvid:")), CLASSES)
+    if name.startswith("coco:"):
+        from sharedbb.learn.coco import open_coco
+
+        return open_coco(name, Path(name.removeprefix("coco:")))
     path = Path(name)
     if path.is_dir():
         return _labelled(name, path, _class_names(path)) if _pairs(path) else _unlabelled(name, path, size)
@@ -192,7 +205,7 @@ def labelled(name: str, folders: Sequence[tuple[Path, Path]], classes: Sequence[
     if absent:
         raise DataError(f"{len(absent)} of {len(files)} pictures have no labels; the first is {absent[0]}")
     own = all(pictures.name in PARTS for pictures, _ in folders)
-    parts = [picture.parent.name for picture, _ in files] if own else _divided(len(files))
+    parts = [picture.parent.name for picture, _ in files] if own else divided(len(files))
     memory = Memory()
     items = [
         Item(part, partial(_read_labelled, picture, annotation, len(classes)), memory)
@@ -201,7 +214,7 @@ def labelled(name: str, folders: Sequence[tuple[Path, Path]], classes: Sequence[
     return Data(name, classes, items)
 
 
-def _divided(count: int, block: int = LONGEST_BLOCK) -> list[str]:
+def divided(count: int, block: int = LONGEST_BLOCK) -> list[str]:
     """The part of each of ``count`` pictures: of ten blocks of consecutive ones, eight, one and one."""
     block = max(1, min(block, count // 10))
     turn = min(10, count)
@@ -258,22 +271,27 @@ def _labelled(name: str, folder: Path, classes: Sequence[str]) -> Data:
 
 
 def _read_labelled(picture: Path, annotation: Path, classes: int) -> Sample:
-    rgb, labels = _read(picture).rgb, cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
+    rgb, labels = read_picture(picture).rgb, cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.dtype != np.uint8 or labels.shape != rgb.shape[:2]:
         got = "nothing readable" if labels is None else f"{labels.dtype} {labels.shape}"
         raise DataError(f"{annotation} must hold one uint8 class number a pixel, {rgb.shape[:2]}, got {got}")
-    return Sample(picture.stem, rgb, np.where(labels < classes, labels, VOID).astype(np.uint8))
+    numbers = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]).tolist()
+    unnamed = tuple(number for number in numbers if number > classes)
+    return Sample(picture.stem, rgb, np.where(labels < classes, labels, VOID).astype(np.uint8), unnamed=unnamed)
 
 
 def _unlabelled(name: str, folder: Path, size: tuple[int, int] | None) -> Data:
     files, memory = _files(folder), Memory()
-    parts = _divided(len(files))
+    parts = divided(len(files))
     return Data(
-        name, (), [Item(part, partial(_read, file, size), memory) for part, file in zip(parts, files, strict=True)]
+        name,
+        (),
+        [Item(part, partial(read_picture, file, size), memory) for part, file in zip(parts, files, strict=True)],
     )
 
 
-def _read(file: Path, size: tuple[int, int] | None = None) -> Sample:
+def read_picture(file: Path, size: tuple[int, int] | None = None) -> Sample:
+    """A picture without labels, reduced to fit into ``size`` (height, width). Raises DataError."""
     try:
         with open_source(file) as source:
             return Sample(file.stem, _reduced(next(iter(source)).rgb(), size))
@@ -306,7 +324,9 @@ def _video(name: str, size: tuple[int, int] | None) -> Data:
                 if len(kept) > MOST_FRAMES:
                     kept, every = kept[::2], 2 * every
     except SourceError as error:
-        raise DataError(f"{error}; data is camvid:DIR, a folder, a video, or synthetic:street?frames=200") from error
+        raise DataError(
+            f"{error}; data is camvid:DIR, coco:DIR, a folder, a video, or synthetic:street?frames=200"
+        ) from error
     return Data.given(name, kept)
 
 
@@ -322,7 +342,7 @@ def _streets(name: str, size: tuple[int, int] | None) -> Data:
     except SourceError as error:
         raise DataError(str(error)) from error
     memory = Memory()
-    parts = _divided(len(video), STREET_FRAMES)
+    parts = divided(len(video), STREET_FRAMES)
     items = [Item(part, partial(_rendered, video, index), memory) for index, part in enumerate(parts)]
     return Data(name, CLASSES, items, depth=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.errors import DataError
-from sharedbb.learn.data import Data, Rgb
+from sharedbb.learn.data import Data, Rgb, Sample
 from sharedbb.learn.known import known_by_labels
 from sharedbb.learn.labels import Kind, asked
-from sharedbb.learn.measures import AGREEMENT, AgreementMeasure, measure_of
+from sharedbb.learn.measures import measure_of
+from sharedbb.outputs.agreement import Agreement
+from sharedbb.outputs.detections import Detections
 from sharedbb.registry import HEADS, resolve
 from sharedbb.spec import Head, Pipeline
 from sharedbb.transforms.rgb import RgbIntake
@@ -29,6 +31,8 @@ LOWEST_SCORE = 0.02
 
 HEADLINE: Mapping[Kind, str] = {"classes": "miou", "edges": "f1", "boxes": "map50", "tags": "f1", "depth": "delta1"}
 """The one metric of what is asked, 0–1, higher is better; ``agreement`` where labels ask nothing."""
+
+AGREEMENT = "agreement"
 
 Answer = Callable[[Rgb], Mapping[str, Output]]
 Quality = dict[str, dict[str, Any]]
@@ -128,7 +132,7 @@ def judge(answer: Answer, data: Data, heads: Mapping[str, Head], reference: Answ
         if reference is not None:
             theirs = reference(sample.rgb)
             for name, measure in compared.items():
-                measure.add(theirs[name], ours[name])
+                measure.add(sample, ours[name], theirs[name])
     return {
         name: {key: value for one in (labelled, compared) if name in one for key, value in one[name].metrics().items()}
         for name in heads
@@ -140,3 +144,29 @@ def headline(quality: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     order = (*dict.fromkeys(HEADLINE.values()), AGREEMENT)
     found = {name: [m[key] for key in order if m.get(key) is not None] for name, m in quality.items()}
     return {name: float(values[0]) for name, values in found.items() if values}
+
+
+class AgreementMeasure:
+    """The same head's answers by the reference."""
+
+    def __init__(self, head: Any) -> None:
+        self._threshold = getattr(head, "score_threshold", 0.0)
+        self._agreement: Agreement | None = None
+
+    def add(self, sample: Sample, ours: Any, theirs: Any) -> None:
+        """Compare the answers to one picture."""
+        if isinstance(theirs, Detections):
+            theirs = _from_score(theirs, self._threshold)
+        if self._agreement is None:
+            self._agreement = Agreement.of(type(theirs))
+        self._agreement.add(ours, theirs)
+
+    def metrics(self) -> dict[str, Any]:
+        """The headline share of the pictures together."""
+        assert self._agreement is not None
+        return {AGREEMENT: float(self._agreement.overall()["agreement"])}
+
+
+def _from_score(found: Detections, threshold: float) -> Detections:
+    kept = found.scores >= threshold
+    return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], classes=found.classes[kept])

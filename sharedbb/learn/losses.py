@@ -321,12 +321,14 @@ def depth_loss(metres: Tensor, wanted: Tensor) -> Tensor:
 
 
 def heatmap_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Divergence of heat maps [N, K, h, w] of logits from ``wanted`` ones in 0–1, per unit of what is wanted.
+    """Divergence of heat maps [N, K, h, w] of logits from ``wanted`` ones in 0–1, times the square of how far off.
 
-    A point has few cells: without the sum over ``wanted`` below, empty cells would decide. NaN is unknown.
+    Per unit of what is wanted; NaN is unknown. A point has few cells: without the square, which counts cells that are
+    nearly right for nearly nothing, the empty ones would decide (as in the focal loss of CenterNet, Zhou et al. 2019).
     """
     known, wanted = ~wanted.isnan(), wanted.nan_to_num(0.0).float()
-    return (binary_divergence(logits, wanted) * known).sum() / wanted.sum().clamp(min=1.0)
+    off = (wanted - logits.float().sigmoid()) ** 2 * binary_divergence(logits, wanted)
+    return (off * known).sum() / wanted.sum().clamp(min=1.0)
 
 
 def embedding_loss(vectors: Tensor, wanted: Tensor) -> Tensor:

@@ -1,16 +1,20 @@
-"""How good against labels: mean IoU, average precision of boxes, F1 of boundaries and of tags, accuracy of distances.
+"""How good against labels: mean IoU, precision of boxes and tags, F1 of boundaries and tags, accuracy of distances.
 
 Each metric takes one picture at a time in plain NumPy. What never occurs is NaN and is left out of means.
 """
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sharedbb.errors import CompressionError
 from sharedbb.learn.labels import VOID, Boxes, LabelMap
 from sharedbb.outputs.agreement import average_precision
 from sharedbb.outputs.detections import intersection_over_union
@@ -111,6 +115,77 @@ class BoxPrecision:
 
 
 @dataclass(slots=True)
+class CocoPrecision:
+    """Average precision as the COCO benchmark computes it (pycocotools), class by class, over all pictures added.
+
+    At IoU 0.5 to 0.95 in steps of 0.05, 101 recall points, the best 100 boxes of a picture; ignored boxes are crowds.
+    """
+
+    classes: int
+    truths: list[dict[str, Any]] = field(default_factory=list)
+    found: list[dict[str, Any]] = field(default_factory=list)
+    pictures: int = 0
+
+    def add(
+        self, truth: Boxes, xyxy: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.int64]
+    ) -> None:
+        """One picture's detections: ``xyxy`` [n, 4], ``scores`` [n], ``classes`` [n]."""
+        self.pictures += 1
+        for row, crowd in zip(self._rows(truth.xyxy, truth.classes), truth.ignored.tolist(), strict=True):
+            self.truths.append(row | {"id": len(self.truths) + 1, "iscrowd": int(crowd)})
+        for row, score in zip(self._rows(xyxy, classes), scores.tolist(), strict=True):
+            self.found.append(row | {"id": len(self.found) + 1, "score": score})
+
+    def _rows(self, xyxy: NDArray[np.float32], classes: NDArray[np.int64]) -> list[dict[str, Any]]:
+        sizes = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).astype(np.float64)
+        return [
+            {"image_id": self.pictures, "category_id": kind + 1, "bbox": box, "area": box[2] * box[3]}
+            for box, kind in zip(sizes.tolist(), classes.tolist(), strict=True)
+        ]
+
+    @property
+    def wanted(self) -> NDArray[np.int64]:
+        """How many true boxes of each class there are, [classes]."""
+        kinds = [row["category_id"] - 1 for row in self.truths if not row["iscrowd"]]
+        return np.bincount(np.array(kinds, np.int64), minlength=self.classes)
+
+    def average_precision(self) -> NDArray[np.float64]:
+        """By IoU threshold and class [10, classes]; NaN for classes without true boxes.
+
+        Raises CompressionError where pycocotools is not installed.
+        """
+        precision = np.full((10, 101, self.classes), -1.0)
+        if self.found and self.truths:
+            precision = self._evaluated()
+        means = precision.mean(axis=1)
+        means[:, self.wanted == 0] = np.nan
+        return np.where(means < 0, 0.0, means)
+
+    def _evaluated(self) -> NDArray[np.float64]:
+        """Precision by IoU threshold, recall and class [10, 101, classes], −1 for classes without true boxes."""
+        try:
+            from pycocotools.coco import COCO
+            from pycocotools.cocoeval import COCOeval
+        except ImportError as error:
+            raise CompressionError(
+                "average precision of labelled boxes needs pycocotools: pip install 'sharedbb[train]'"
+            ) from error
+        about = {
+            "images": [{"id": number + 1} for number in range(self.pictures)],
+            "categories": [{"id": kind + 1} for kind in range(self.classes)],
+        }
+        with redirect_stdout(io.StringIO()):
+            truth, found = COCO(), COCO()
+            truth.dataset, found.dataset = about | {"annotations": self.truths}, about | {"annotations": self.found}
+            truth.createIndex()
+            found.createIndex()
+            evaluation = COCOeval(truth, found, "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return np.asarray(evaluation.eval["precision"][:, :, :, 0, -1], np.float64)
+
+
+@dataclass(slots=True)
 class BoundaryF1:
     """F1 of boundary pixels within ``tolerance`` pixels, over all pictures added.
 
@@ -165,6 +240,31 @@ class TagF1:
 
 
 @dataclass(slots=True)
+class TagPrecision:
+    """Average precision of each tag: all pictures added, ranked by the tag's probability."""
+
+    tags: int
+    truths: list[NDArray[np.bool_]] = field(default_factory=list)
+    probabilities: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, truth: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> None:
+        """One picture: which tags hold, and how probable each was said to be, both [tags]."""
+        self.truths.append(truth)
+        self.probabilities.append(probabilities)
+
+    def average_precision(self) -> NDArray[np.float64]:
+        """Area under the precision envelope for each tag; NaN for one that never holds."""
+        truths = np.array(self.truths, bool).reshape(-1, self.tags).T
+        said = np.array(self.probabilities, np.float64).reshape(-1, self.tags).T
+        return np.array(
+            [
+                average_precision(scores, right, int(right.sum())) if right.any() else np.nan
+                for scores, right in zip(said, truths, strict=True)
+            ]
+        )
+
+
+@dataclass(slots=True)
 class DepthAccuracy:
     """Distances over all pixels of all pictures added, where the true one is known and in ``nearest``–``farthest``."""
 
@@ -187,7 +287,7 @@ class DepthAccuracy:
         return float(_ratio(self.near, self.pixels))
 
     def relative_error(self) -> float:
-        """Mean of |predicted − true| / true."""
+        """Mean of |predicted − true| / true: AbsRel."""
         return float(_ratio(self.error, self.pixels))
 
 

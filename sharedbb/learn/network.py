@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from sharedbb import artifact, nets
+from sharedbb.errors import ArtifactError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cost import cost, total
 from sharedbb.graph.ir import Graph
@@ -23,7 +25,7 @@ from sharedbb.graph.quantization import Scheme, quantized
 from sharedbb.learn.judge import Predictor
 from sharedbb.learn.report import StepReport
 from sharedbb.nets.structure import differences
-from sharedbb.spec import Pipeline, load
+from sharedbb.spec import Pipeline, dump, load
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,11 @@ class Network:
 
     @classmethod
     def of(cls, pipeline: Pipeline | str | Path) -> Network:
-        """The network of a pipeline, or of a pipeline file, with its weights."""
-        found = pipeline if isinstance(pipeline, Pipeline) else load(str(pipeline))
+        """The network of a pipeline, of a pipeline file or of an artifact, with its weights.
+
+        Raises SpecError, ArtifactError or WeightsError.
+        """
+        found = pipeline if isinstance(pipeline, Pipeline) else pipeline_of(str(pipeline))
         weights = found.backbone.weights
         bare = found.model_copy(update={"backbone": found.backbone.model_copy(update={"weights": None})})
         if weights is None or not weights.endswith(artifact.SUFFIX):
@@ -93,6 +98,11 @@ class Network:
         callable_: Any = self.module if self.scheme is None else to_module(self.graph())
         return Predictor(callable_, self.pipeline, lowest_score)
 
+    def pipeline_text(self, weights: str) -> str:
+        """The pipeline as YAML, with its weights in the file of that name."""
+        backbone = self.pipeline.backbone.model_copy(update={"weights": weights})
+        return dump(self.pipeline.model_copy(update={"backbone": backbone}))
+
     def save(self, path: str | Path, *, report: Mapping[str, Any] | None = None) -> None:
         """Write the ``.sbb``: weights as ``coding`` says, what differs from the pipeline's own layers, the scheme.
 
@@ -109,3 +119,18 @@ class Network:
         )
         half = not self.coding and self.scheme is None
         artifact.save(path, manifest, self.module.state_dict(), half=half, coding=self.coding, scheme=self.scheme)
+
+
+def pipeline_of(file: str) -> Pipeline:
+    """The pipeline of a pipeline file; that of an artifact has the artifact's weights.
+
+    Raises SpecError or ArtifactError.
+    """
+    if not file.endswith(artifact.SUFFIX):
+        return load(file)
+    try:
+        found = Pipeline.model_validate(artifact.load(file).manifest.pipeline)
+    except ValidationError as error:
+        raise ArtifactError(f"{file}: its pipeline is not one of this version: {error.errors()[0]['msg']}") from error
+    weights = found.backbone.model_copy(update={"weights": file})
+    return found.model_copy(update={"backbone": weights})

@@ -1,110 +1,49 @@
-"""One training run: network, averaged weights, optimizer, clock; saved and resumed as one file without pickle."""
+"""One training run: network, averaged and best weights, balance, optimizer, clock; saved and resumed as one file."""
 
 from __future__ import annotations
 
 import copy
-import json
-import math
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sharedbb.errors import CompressionError
+from sharedbb.learn import checkpoint
+from sharedbb.learn.ahead import ahead
+from sharedbb.learn.balance import balance_of
 from sharedbb.learn.batches import Batch, Batches, Pool
+from sharedbb.learn.course import Clock as Clock
+from sharedbb.learn.course import Course as Course
 from sharedbb.learn.data import Data
-from sharedbb.learn.distillation import Distill, Distiller, parts_of, watching
+from sharedbb.learn.distillation import Distiller, parts_of, watching
 from sharedbb.learn.judge import normalized
 from sharedbb.learn.losses import WEIGHTS, questions_of, tasks_of
+from sharedbb.learn.selection import Selection
 from sharedbb.spec import Pipeline
-
-LONGEST_STEP = 20.0
-"""A step counts for so many seconds at most, so that pauses cost no schedule."""
-
-CROPS = ((0.0, 0.6), (0.6, 0.75), (0.85, 0.93))
-"""Share of the training at which it begins, size of the crops as a share of what the network sees of a picture."""
 
 CLIP = 5.0
 """Longest gradient."""
 
+BALANCE_PACE = 10.0
+"""How much faster a balance learns than the network, so that it settles while there is something to balance."""
 
-@dataclass(frozen=True, slots=True)
-class Course:
-    """Everything that decides how training goes. ``steps`` or ``minutes`` of work end it; ``steps`` wins if given.
+NETWORK = {"input", "backbone", "neck", "branches", "heads"}
+"""Fields of a pipeline that decide what is trained."""
 
-    ``crop``: height and width of the crops, multiples of 32; None for CROPS. ``lr`` falls along half a cosine after
-    ``warm_up``, a share of the training; ``averaging`` is the decay of the weights' moving average. ``labels``: weight
-    of what labels say. ``heads``: weights of heads, where they are not those of ``losses.WEIGHTS``. ``bf16``: compute
-    in bfloat16 where that is enough (weights and sums stay float32).
-    """
-
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int = 8
-    crop: tuple[int, int] | None = None
-    lr: float = 1e-3
-    weight_decay: float = 0.02
-    warm_up: float = 0.05
-    averaging: float = 0.998
-    labels: float = 1.0
-    distill: Distill | None = None
-    heads: Mapping[str, float] = field(default_factory=dict)
-    bf16: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise CompressionError("a training needs an end: give steps or minutes")
-        if self.crop and (self.crop[0] % 32 or self.crop[1] % 32 or min(self.crop) < 32):
-            raise CompressionError(f"the sides of a crop are multiples of 32, got {self.crop[0]}x{self.crop[1]}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return asdict(self) | {"crop": list(self.crop) if self.crop else None}
-
-    def rate(self, progress: float) -> float:
-        """Learning rate at ``progress`` in 0–1: a linear warm-up, then half a cosine."""
-        if progress < self.warm_up:
-            return self.lr * (0.02 + 0.98 * progress / self.warm_up)
-        return self.lr * (0.005 + 0.995 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
-
-    def crop_at(self, progress: float, content: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the crops at ``progress`` in 0–1; ``content`` is what the network sees of a picture."""
-        if self.crop:
-            return self.crop
-        share = [size for begin, size in CROPS if progress >= begin][-1]
-        height, width = (max(32, round(share * side / 32) * 32) for side in content)
-        return height, width
+THREADS = 8
+"""Most threads that make batches for a CUDA device; a CPU makes them in turns with its steps."""
 
 
-@dataclass(slots=True)
-class Clock:
-    """Steps done, seconds worked, and the running mean of the loss (over about fifty steps)."""
-
-    step: int = 0
-    seconds: float = 0.0
-    loss: float = 0.0
-
-    def progress(self, course: Course) -> float:
-        """Share of the training done, 0–1."""
-        if course.steps is not None:
-            return self.step / course.steps if course.steps else 1.0
-        assert course.minutes is not None
-        return self.seconds / (60 * course.minutes) if course.minutes else 1.0
-
-    def tick(self, seconds: float, loss: float) -> None:
-        """One more step, which took ``seconds`` on the wall."""
-        self.step += 1
-        self.loss += (loss - self.loss) / min(self.step, 50)
-        self.seconds += min(seconds, LONGEST_STEP)
+class NotFiniteError(CompressionError):
+    """A loss or a gradient that is not a number, or infinite; the step was not taken."""
 
 
 class Trainer:
@@ -115,6 +54,8 @@ class Trainer:
     ``averaged`` gives the weights to keep. ``teacher``: with ``course.distill``, what to learn from as well. ``masks``:
     by parameter name, 0 or False where a weight stays zero. ``constrain(module)`` is called after every step and on the
     averaged weights, ``around(module)`` gives a context for every pass of the student (fake quantization, say).
+    ``origin``: what else decides the training, as JSON values, such as the weights that it begins with; a checkpoint
+    with another one is refused. ``selection``: the validations that somebody made of it, and the best weights.
 
     Raises DataError for a set without pictures, CompressionError when there is nothing to learn from.
     """
@@ -133,11 +74,13 @@ class Trainer:
         masks: Mapping[str, Tensor] | None = None,
         constrain: Callable[[nn.Module], None] | None = None,
         around: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sets = ((data, 1.0),) if isinstance(data, Data) else tuple(data)
-        self.course, self.pipeline, self.clock = course, pipeline, Clock()
+        self.course, self.pipeline, self.clock, self.selection = course, pipeline, Clock(), Selection()
+        self.origin = dict(origin or {})
         self.constrain, self.around = constrain, around or (lambda _module: nullcontext())
         self.masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
         self.tasks = tasks_of(pipeline, *(one for one, _ in self.sets)) if course.labels > 0 else {}
@@ -150,6 +93,9 @@ class Trainer:
                 f"no head of {pipeline.name} can learn from {names}, whose classes are "
                 f"{[name for one, _ in self.sets for name in one.classes]}; give a teacher and `distill`"
             )
+        learning = [name for name in pipeline.heads if name in self.tasks or self.distiller]
+        given = {name: self._weight(name) for name in learning}
+        self.balance = balance_of(course.balance, given, self.module).to(self.device)
         self._constrain(module)
         self.average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=course.lr, fused=True)
@@ -170,39 +116,62 @@ class Trainer:
         against labels, as ``head.teacher`` against the teacher, and of ``features`` and ``attention``.
         """
         self.module.train()
-        while not self.stopped and (progress := self.clock.progress(self.course)) < 1:
-            began = time.monotonic()
-            crop = self.course.crop_at(progress, self.batches.content())
-            batch = self.batches.batch(self.clock.step, self.course.batch, crop)
-            loss, losses = self.step(batch.to(self.device), self.course.rate(progress))
-            seconds = time.monotonic() - began
-            self.clock.tick(seconds, loss)
-            yield {
-                "step": self.clock.step,
-                "progress": round(min(1.0, self.clock.progress(self.course)), 4),
-                "seconds": round(seconds, 3),
-                "loss": loss,
-                "losses": losses,
-            }
+        steps = itertools.count(self.clock.step)
+        threads = min(THREADS, os.cpu_count() or 1) if self.device.type == "cuda" else 0
+        with closing(ahead(self._batch, steps, threads)) as batches:
+            while not self.stopped and (progress := self.clock.progress(self.course)) < 1:
+                began = time.monotonic()
+                loss, losses = self.step(self._moved(next(batches)), self.course.rate(progress))
+                seconds = time.monotonic() - began
+                self.clock.tick(seconds, loss)
+                yield {
+                    "step": self.clock.step,
+                    "progress": round(min(1.0, self.clock.progress(self.course)), 4),
+                    "seconds": round(seconds, 3),
+                    "loss": loss,
+                    "losses": losses,
+                }
         self.module.eval()
 
+    def _batch(self, step: int) -> Batch:
+        """The batch of a step, on the host; of a training that is counted in steps, whenever it is made."""
+        steps = self.course.steps
+        progress = self.clock.progress(self.course) if steps is None else step / max(1, steps)
+        made = self.batches.batch(step, self.course.batch, self.course.crop_at(progress, self.batches.content()))
+        return Batch(made.images.pin_memory(), made.targets) if self.device.type == "cuda" else made
+
+    def _moved(self, batch: Batch) -> Batch:
+        targets = {name: target.to(self.device) for name, target in batch.targets.items()}
+        return Batch(batch.images.to(self.device, non_blocking=True), targets)
+
     def step(self, batch: Batch, rate: float) -> tuple[float, dict[str, float]]:
-        """One update; returns the loss and its parts. Raises CompressionError when the loss is not finite."""
+        """One update; returns the loss and its parts.
+
+        Raises NotFiniteError, and changes nothing, when a loss or a gradient is not finite.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed((self.course.seed * 1_000_003 + self.clock.step) % 2**63)
-            total, losses = self._losses(batch)
-        if not bool(torch.isfinite(total)):
-            told = ", ".join(f"{name} {float(loss):g}" for name, loss in losses.items())
-            raise CompressionError(f"the loss is not finite at step {self.clock.step}: {told}; lower the learning rate")
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._trained(), CLIP)
+            group["lr"] = rate * group["pace"]
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        try:
+            total, losses = self._gradient(batch)
+        except NotFiniteError:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            raise
         self.optimizer.step()
         self._constrain(self.module)
         self._average()
-        return round(float(total.detach()), 4), {name: round(float(loss), 4) for name, loss in losses.items()}
+        return round(float(total), 6), {name: round(float(loss), 6) for name, loss in losses.items()}
+
+    def _gradient(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave the gradient in the weights, no longer than CLIP; returns the loss and its parts."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed((self.course.seed * 1_000_003 + self.clock.step) % 2**63)
+            total, losses = self._losses(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        self._clip()
+        return total.detach(), losses
 
     def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and what it is the weighted sum of."""
@@ -214,31 +183,58 @@ class Trainer:
                 raw = self.module(images)
             lesson = distiller.teach(images) if distiller else None
         labelled = {name: task.loss(parts_of(raw, name), batch.targets[name]) for name, task in self.tasks.items()}
-        losses = dict(labelled)
-        terms = [self._weight(name) * self.course.labels * loss for name, loss in labelled.items()]
+        losses, terms = dict(labelled), {name: self.course.labels * loss for name, loss in labelled.items()}
+        hints: dict[str, Tensor] = {}
         if distiller and lesson:
             alpha = distiller.settings.alpha
-            terms = [(1 - alpha) * term for term in terms]
             for name, loss in distiller.responses(raw, lesson).items():
                 losses[f"{name}.teacher"] = loss
-                terms.append(self._weight(name) * (alpha if name in labelled else 1.0) * loss)
+                terms[name] = (1 - alpha) * terms[name] + alpha * loss if name in terms else loss
             hints = distiller.hints(features, lesson)
-            losses |= hints
-            terms += hints.values()
-        return torch.stack(terms).sum(), {name: loss.detach() for name, loss in losses.items()}
+        self._check(losses | hints)
+        total = torch.stack([self.balance(terms), *hints.values()]).sum()
+        return total, {name: loss.detach() for name, loss in (losses | hints).items()}
+
+    def _check(self, losses: Mapping[str, Tensor]) -> None:
+        """Raises NotFiniteError naming the losses that are not finite."""
+        finite = torch.stack([loss.detach() for loss in losses.values()]).isfinite().tolist()
+        wrong = [name for name, fine in zip(losses, finite, strict=True) if not fine]
+        if wrong:
+            told = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
+            raise NotFiniteError(
+                f"the loss of {' and '.join(wrong)} is not finite at step {self.clock.step} ({told}); "
+                "lower the learning rate"
+            )
+
+    def _clip(self) -> None:
+        """Make the gradient no longer than CLIP. Raises NotFiniteError saying where it is not finite."""
+        trained = [weight for weight in self._trained() if weight.grad is not None]
+        length = nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+        if not bool(length.isfinite()):
+            named = self.module.named_parameters()
+            wrong = (name for name, weight in named if weight.grad is not None and not weight.grad.isfinite().all())
+            raise NotFiniteError(
+                f"the gradient at {next(wrong, 'an adaptor')} is not finite at step {self.clock.step}; "
+                "lower the learning rate"
+            )
+        nn.utils.clip_grads_with_norm_(trained, CLIP, length)
 
     def _weight(self, head: str) -> float:
         if head in self.course.heads:
             return self.course.heads[head]
+        if self.course.balance != "fixed":
+            return 1.0
         return self.tasks[head].weight if head in self.tasks else WEIGHTS.get(self.pipeline.heads[head].type, 1.0)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Weights of convolutions and linear layers decay; biases and norms do not."""
-        parameters = self._trained()
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.course.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        """Weights of convolutions and linear layers decay; biases, norms and what a balance learns do not."""
+        parameters, balance = self._trained(), list(self.balance.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.course.weight_decay, "pace": 1.0},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "pace": 1.0},
+            {"params": balance, "weight_decay": 0.0, "pace": BALANCE_PACE},
         ]
+        return [group for group in groups if group["params"]]
 
     def _trained(self) -> list[nn.Parameter]:
         own = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -268,43 +264,47 @@ class Trainer:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write everything that ``resume`` needs; the file is complete or the old one stays."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        if self.distiller:
-            tensors |= {f"adaptors.{name}": tensor for name, tensor in self.distiller.adaptors.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        about = {"clock": json.dumps(asdict(self.clock)), "training": self._training()}
-        fresh = path.with_suffix(".tmp")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, about)
-        os.replace(fresh, path)
+        """Write everything that ``resume`` needs; the file is complete or the old one stays.
 
-    def _training(self) -> str:
-        """What a checkpoint must have been made with to be taken up here."""
-        data = [[one.name, len(one), share] for one, share in self.sets]
-        return json.dumps(self.course.to_dict() | {"data": data}, sort_keys=True)
+        Raises CompressionError where it cannot be written.
+        """
+        states = self.optimizer.state_dict()["state"].items()
+        parts = {
+            "network": self.module.state_dict(),
+            "average": self.average,
+            "best": self.selection.weights,
+            "balance": self.balance.state_dict(),
+            "adaptors": self.distiller.adaptors.state_dict() if self.distiller else {},
+            "optimizer": {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()},
+        }
+        about = {"clock": asdict(self.clock), "selection": self.selection.to_dict(), "training": self.settings()}
+        checkpoint.write(path, parts, about)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the training, as JSON values: a checkpoint of others is refused."""
+        network = self.pipeline.model_dump(mode="json", include=NETWORK)
+        data = {one.name: {"pictures": len(one), "share": share} for one, share in self.sets}
+        return {**self.course.to_dict(), "data": data, "pipeline": network, **self.origin}
 
     def resume(self, path: Path) -> None:
-        """Take up where ``save`` left off. Raises CompressionError for a file of another training or a damaged one."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}, "adaptors": {}}
+        """Take up where ``save`` left off.
+
+        Raises CompressionError for a file of another training, saying field by field what differs, or a damaged one.
+        """
+        parts, about = checkpoint.read(path, self.device)
         try:
-            with safe_open(path, "pt", device=str(self.device)) as file:
-                about = file.metadata() or {}
-                for key in file.keys():  # noqa: SIM118 (not a mapping)
-                    part, _, name = key.partition(".")
-                    parts[part][name] = file.get_tensor(key)
-            if about["training"] != self._training():
-                raise CompressionError(f"{path} is of a training with other settings or data; delete it to begin anew")
+            checkpoint.check_same(path, about["training"], self.settings())
             self.module.load_state_dict(parts["network"])
             self.average = {name: _laid_out_as(parts["average"][name], own) for name, own in self.average.items()}
+            best = {name: tensor.cpu() for name, tensor in parts.get("best", {}).items()}
+            self.selection = Selection.of(about["selection"], best)
+            self.balance.load_state_dict(parts.get("balance", {}))
             if self.distiller:
-                self.distiller.adaptors.load_state_dict(parts["adaptors"])
-            self._resume_optimizer(parts["optimizer"])
-            self.clock = Clock(**json.loads(about["clock"]))
-        except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CompressionError(f"{path} is no checkpoint of this training ({reason}); delete it") from error
+                self.distiller.adaptors.load_state_dict(parts.get("adaptors", {}))
+            self._resume_optimizer(parts.get("optimizer", {}))
+            self.clock = Clock(**about["clock"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise checkpoint.unfit(path, error) from error
 
     def _resume_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         state = self.optimizer.state_dict()

@@ -1,4 +1,4 @@
-"""One trunk, many heads: the network of a pipeline, for training and for capture."""
+"""One trunk, perhaps with branches, and many heads: the network of a pipeline, for training and for capture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sharedbb.errors import GraphError
 from sharedbb.nets import weights as weight_files
 from sharedbb.nets.backbones import seeded
+from sharedbb.nets.branches import Branch, Trunk, chain
 from sharedbb.nets.necks import Fpn
 from sharedbb.nets.two_branch import TwoBranch, two_branch
 from sharedbb.registry import BACKBONES, HEADS, resolve
@@ -28,7 +29,7 @@ class BackboneChoice(Protocol):
 
 
 class PipelineLike(Protocol):
-    """The fields of a pipeline that decide its network."""
+    """The fields of a pipeline that decide its network, apart from ``branches``, which it may lack."""
 
     @property
     def backbone(self) -> Any:
@@ -47,11 +48,11 @@ class PipelineLike(Protocol):
 
 
 class MultiHead(nn.Module):
-    """A backbone, perhaps a neck, and named heads that read the same features.
+    """A backbone, perhaps a neck, and named heads that read the same features, or those of one of the branches.
 
     Forward takes a normalised NCHW float image ``(rgb in 0–255 − mean) / std`` and returns a flat dict of tensors keyed
     ``"head.part"``; a head that returns a bare tensor has the part ``"output"``. State-dict prefixes are ``backbone.``,
-    ``neck.`` and ``heads.<name>.``.
+    ``neck.``, ``branches.<name>.`` and ``heads.<name>.``.
 
     ``taps`` gives, for each head, the strides it reads: the neck's where there is a neck, otherwise the backbone's.
     """
@@ -62,11 +63,14 @@ class MultiHead(nn.Module):
         neck: nn.Module | None,
         heads: Mapping[str, nn.Module],
         taps: Mapping[str, Sequence[int]],
+        branches: Mapping[str, Branch] | None = None,
     ) -> None:
         """Raises GraphError when a head has no taps, or taps a stride that the features do not have."""
         super().__init__()
-        self.backbone = backbone
+        branches = branches or {}
+        self.backbone = Trunk(chain(backbone), {one.place for one in branches.values()}) if branches else backbone
         self.neck = neck
+        self.branches = nn.ModuleDict(branches)
         self.heads = nn.ModuleDict()
         self.taps = {name: tuple(taps.get(name, ())) for name in heads}
         available = shared_channels(backbone, neck)
@@ -81,15 +85,38 @@ class MultiHead(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """All heads on one pass of the trunk."""
-        features: Mapping[int, Tensor] = self.backbone(image)
-        if self.neck is not None:
-            features = self.neck(features)
+        trunk: Any = self.backbone(image)
+        shared: Mapping[int, Tensor] = trunk if self.neck is None else self.neck(trunk)
+        own: dict[str, Mapping[int, Tensor]] = {}
+        for branch in self.branches.values():
+            assert isinstance(branch, Branch)
+            features = branch(trunk)
+            own.update((head, features) for head in branch.heads)
         answers: dict[str, Tensor] = {}
         for name, head in self.heads.items():
+            features = own.get(name, shared)
             answer = head(tuple(features[stride] for stride in self.taps[name]))
             parts = {ONLY_PART: answer} if isinstance(answer, Tensor) else answer
             answers.update({f"{name}.{part}": value for part, value in parts.items()})
         return answers
+
+    def completed(self, state: weight_files.State) -> dict[str, Tensor]:
+        """A state dict for this network, where ``state`` is that of a plainer one.
+
+        The new parts of a two-branch backbone are as they are here; branches have what the trunk has in their place.
+        What ``state`` has stays as it is.
+        """
+        found = dict(state)
+        if isinstance(self.backbone, TwoBranch):
+            found = self.backbone.completed(found, "backbone.")
+        if any(name.startswith("branches.") for name in found):
+            return found
+        for name in self.state_dict():
+            room, _, rest = name.partition(".")
+            like = rest.partition(".")[2]
+            if room == "branches" and like in found:
+                found[name] = found[like]
+        return found
 
 
 def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) -> MultiHead:
@@ -97,8 +124,9 @@ def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) 
 
     Weights: ``state`` if given (of a whole network, strict); otherwise those of ``pipeline.backbone.weights``, which
     may name a file of a backbone or of a whole network (one that has ``heads.``); weights of a plain network fit a
-    two-branch one, whose new parts then stay at their start. What they do not cover is random, seeded by the head's
-    name: the same pipeline gives the same network, and adding a head changes no other.
+    two-branch one, whose new parts then stay at their start, and those without branches one with branches, which then
+    begin like the trunk. What they do not cover is random, seeded by the head's name: the same pipeline gives the same
+    network, and adding a head or a branch changes no answer of another.
 
     Raises WeightsError, RegistryError or GraphError.
     """
@@ -114,11 +142,15 @@ def build(pipeline: PipelineLike, *, state: Mapping[str, Tensor] | None = None) 
         neck = seeded(_seed("neck"), lambda: Fpn(backbone.channels, pipeline.neck))
     channels = shared_channels(backbone, neck)
     heads = {name: _head(name, spec, channels) for name, spec in pipeline.heads.items()}
-    network = MultiHead(backbone, neck, heads, {name: spec.taps for name, spec in pipeline.heads.items()})
+    taps = {name: spec.taps for name, spec in pipeline.heads.items()}
+    branches = {
+        name: Branch(backbone, neck, spec.after, {head: taps[head] for head in spec.heads if head in taps})
+        for name, spec in getattr(pipeline, "branches", {}).items()
+        if not taps.keys().isdisjoint(spec.heads)  # a part of the pipeline may be asked for
+    }
+    network = MultiHead(backbone, neck, heads, taps, branches)
     if state is not None:
-        if isinstance(backbone, TwoBranch):
-            state = backbone.completed(state, "backbone.")
-        weight_files.put(state, network, source, exact=True)
+        weight_files.put(network.completed(state), network, source, exact=True)
     return network
 
 

@@ -13,6 +13,7 @@ from sharedbb.spec.loader import check, dump, load, loads
 from sharedbb.spec.parts import (
     NORMALIZATIONS,
     Backbone,
+    Branch,
     Fpn,
     Input,
     MeanStd,
@@ -37,6 +38,7 @@ __all__ = [
     "NORMALIZATIONS",
     "AutoTransform",
     "Backbone",
+    "Branch",
     "DepthHead",
     "DetectionHead",
     "EmbeddingHead",

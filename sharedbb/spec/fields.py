@@ -11,6 +11,7 @@ from sharedbb.registry import HEADS
 from sharedbb.spec.document import FieldPath
 from sharedbb.spec.faults import nearest
 from sharedbb.spec.heads import head_spec
+from sharedbb.spec.parts import Branch
 from sharedbb.spec.pipeline import Pipeline
 
 
@@ -53,6 +54,10 @@ def _model_at(root: Any, path: FieldPath) -> type[BaseModel] | None:
         if not isinstance(kind, str) or kind not in HEADS:
             return None
         model, place, path = head_spec(kind), path[:2], path[2:]
+    if path[:1] == ("branches",):
+        if len(path) == 1:
+            return None
+        model, place, path = Branch, path[:2], path[2:]
     for name in path:
         place = (*place, name)
         field = model.model_fields.get(str(name))

@@ -1,4 +1,4 @@
-"""The parts of a pipeline that are not heads and transforms: input, backbone, neck, reuse, schedule and runtime."""
+"""The parts of a pipeline that are not heads and transforms: input, backbone, neck, branches, reuse and runtime."""
 
 from __future__ import annotations
 
@@ -238,6 +238,25 @@ class Fpn(Spec):
 
     strides: Annotated[tuple[Count, ...], AtLeast(1), AfterValidator(ascending)] = (4, 8, 16, 32)
     """Strides of the levels, ascending, each one that the backbone offers."""
+
+
+def _place(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        return _text(value)
+    if type(value) is int and value >= 0:
+        return value
+    raise said(f"must be a stride, 0 for the picture itself, or the name of a step, got {shown(value)}")
+
+
+class Branch(Spec):
+    """The trunk behind one of its features once more, with weights of its own, for some of the heads."""
+
+    after: Annotated[Annotated[Whole, Field(ge=0)] | Annotated[str, Field(min_length=1)], BeforeValidator(_place)]
+    """Up to where the trunk is shared: a stride that the backbone offers, the name of one of its steps, such as
+    `features.5`, or 0 for nothing at all."""
+
+    heads: Words
+    """Names of the heads that read the branch instead of the trunk, at least 1."""
 
 
 class Reuse(Spec):

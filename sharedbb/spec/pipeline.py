@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from sharedbb.spec.faults import said, said_at
+from sharedbb.spec.faults import Fault, must_be_one_of, said, said_at, shown
 from sharedbb.spec.heads import ByType, Head, Offer
 from sharedbb.spec.parts import (
     AtLeast,
     Backbone,
+    Branch,
     Fpn,
     Input,
     Reuse,
@@ -72,6 +75,15 @@ def _free(name: str) -> str:
     return name
 
 
+def _branch_name(name: str) -> str:
+    if not re.fullmatch(HEAD_NAME, name) or name in RESERVED:
+        raise said(
+            "a branch's name must be lower-case letters, digits and _, start with a letter, and mean nothing to torch, "
+            f"got {shown(name)}"
+        )
+    return name
+
+
 class Pipeline(Spec):
     """What a pipeline file says.
 
@@ -103,6 +115,13 @@ class Pipeline(Spec):
     ]
     """The heads by name, at least one. A name is lower-case letters, digits and _, and starts with a letter."""
 
+    branches: Annotated[
+        dict[Annotated[str, AfterValidator(_branch_name)], Branch],
+        Field(json_schema_extra={"propertyNames": {"pattern": HEAD_NAME}}),
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    """Parts of the trunk that are there once more, each for some heads, by name. At least one head stays on the
+    trunk."""
+
     reuse: Reuse = Reuse()
     """What is kept from one frame to the next."""
 
@@ -132,7 +151,55 @@ class Pipeline(Spec):
                 raise said_at("neck", [(("strides", *at), message, given) for at, message, given in faults])
         return neck
 
+    @field_validator("branches")
+    @classmethod
+    def _of_the_trunk(cls, branches: dict[str, Branch], info: ValidationInfo) -> dict[str, Branch]:
+        backbone, heads = info.data.get("backbone"), info.data.get("heads")
+        if not branches or not backbone or heads is None or "neck" not in info.data:
+            return branches
+        if backbone.decomposition != "none":
+            raise said(f"need a backbone with the decomposition 'none', got {backbone.decomposition!r}")
+        faults = [
+            *_not_in_the_trunk(branches, Offer.of(backbone)),
+            *_not_their_heads(branches, heads),
+        ]
+        if not faults and not info.data["neck"]:
+            faults = [*_empty(branches, heads)]
+        if faults:
+            raise said_at("branches", faults)
+        if len(heads) == sum(len(branch.heads) for branch in branches.values()):
+            raise said("every head is in a branch, and nothing reads the trunk itself; leave one branch out")
+        return branches
+
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of the shared features that heads may tap, ascending."""
         return Offer.of(self.backbone, self.neck).strides
+
+
+def _not_in_the_trunk(branches: Mapping[str, Branch], offer: Offer) -> Iterator[Fault]:
+    """Branches that begin at a stride which the backbone does not offer; names of steps only the network knows."""
+    for name, branch in branches.items():
+        if isinstance(branch.after, int) and branch.after:
+            for _, message, given in not_offered([branch.after], offer.strides, offer.by):
+                yield (name, "after"), message, given
+
+
+def _not_their_heads(branches: Mapping[str, Branch], heads: Mapping[str, Head]) -> Iterator[Fault]:
+    """Heads that are not there, or in two branches."""
+    owner: dict[str, str] = {}
+    for name, branch in branches.items():
+        for at, head in enumerate(branch.heads):
+            if head not in heads:
+                yield (name, "heads", at), must_be_one_of(head, [*heads]), head
+            elif owner.setdefault(head, name) != name:
+                yield (name, "heads", at), f"{head!r} is in the branch {owner[head]!r} already", head
+
+
+def _empty(branches: Mapping[str, Branch], heads: Mapping[str, Head]) -> Iterator[Fault]:
+    """Branches of whose own features, where there is no neck, no head reads any."""
+    for name, branch in branches.items():
+        deepest = max(heads[head].taps[-1] for head in branch.heads)
+        if isinstance(branch.after, int) and deepest <= branch.after:
+            message = f"its heads tap nothing behind stride {branch.after}, only up to {deepest}; leave the branch out"
+            yield (name, "after"), message, branch.after

@@ -300,7 +300,7 @@ def test_judging_against_labels_and_against_the_untouched_network(tmp_path: Path
         "scene": {"headline": 1.0, "agreement": 1.0}
     }
     (told,) = judged(network, network, labelled).values()
-    assert told.keys() == {"headline", "f1"}
+    assert told.keys() == {"headline", "f1", "map"}
     assert told["headline"] == told["f1"]
 
 

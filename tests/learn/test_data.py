@@ -101,7 +101,7 @@ class TestUnlabelled:
 
     @pytest.mark.parametrize("count", [3, 9, 10, 99, 1000])
     def test_every_part_has_pictures_and_parts_are_runs(self, count: int) -> None:
-        parts = sets._divided(count)
+        parts = sets.divided(count)
         assert len(parts) == count
         assert all(part in parts for part in sets.PARTS)
         changes = sum(first != second for first, second in pairwise(parts))
@@ -126,7 +126,7 @@ class TestUnlabelled:
         assert len(found.of("train")) == 4
 
     def test_nothing_there_says_what_data_is(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="data is camvid:DIR, a folder, a video, or synthetic:"):
+        with pytest.raises(DataError, match="data is camvid:DIR, coco:DIR, a folder, a video, or synthetic:"):
             open_data(tmp_path / "nothing.mp4")
         with pytest.raises(DataError, match="no pictures in"):
             open_data(tmp_path)
@@ -154,7 +154,7 @@ class TestSynthetic:
 
     def test_streets_are_not_split_between_parts(self) -> None:
         found = open_data("synthetic:street?frames=100")
-        parts = sets._divided(100, sets.STREET_FRAMES)
+        parts = sets.divided(100, sets.STREET_FRAMES)
         assert [len(found.of(part)) for part in sets.PARTS] == [84, 8, 8]
         assert all(len(set(parts[begin : begin + sets.STREET_FRAMES])) == 1 for begin in range(0, 100, 4))
 

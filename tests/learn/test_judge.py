@@ -93,7 +93,8 @@ def test_right_answers_have_every_headline_at_one() -> None:
     assert told["surface"]["iou"] == {"car": 1, "road": 1, "sky": 1}
     assert told["surface"]["accuracy"] == 1
     assert told["objects"]["boxes"] == {"car": 8}
-    assert told["scene"]["f1_by_tag"] == {"sky": 1, "car": 1}
+    assert told["scene"]["f1_by_tag"] == told["scene"]["ap"] == {"sky": 1, "car": 1}
+    assert told["scene"]["map"] == 1
     assert told["far"]["relative_error"] == pytest.approx(0.2)
     assert told["edges"]["tolerance_px"] == 4
     assert not any("agreement" in metrics for metrics in told.values())
@@ -121,6 +122,37 @@ def test_what_never_occurs_is_null_and_has_no_headline() -> None:
     told = judge(oracle, data, {"objects": LABELLED["objects"]})
     assert told["objects"] == {"map50": None, "ap50": {"car": None}, "boxes": {"car": 0}}
     assert headline(told) == {}
+
+
+def test_boxes_that_somebody_drew_are_judged_as_coco_does() -> None:
+    pytest.importorskip("pycocotools")
+    drawn = [
+        dataclasses.replace(sample, labels=None, depth=None, boxes=boxes_of(sample.labels, (1,)))
+        for sample in SAMPLES
+        if sample.labels is not None
+    ]
+    data = Data.given("drawn", drawn, ("car", "sky"))
+
+    def near(rgb: np.ndarray) -> Mapping[str, Output]:
+        right: Any = oracle(rgb)["objects"]
+        return oracle(rgb) | {"objects": dataclasses.replace(right, boxes=right.boxes + np.float32([0, 0, 4, 0]))}
+
+    heads = {name: LABELLED[name] for name in ("objects", "scene")}
+    told = judge(near, data, heads)
+    assert told["objects"]["map50"] == 1
+    assert told["objects"]["map"] == pytest.approx(0.6)  # an overlap of 12 in 16 is enough for six of ten thresholds
+    assert told["objects"]["ap"] == {"car": pytest.approx(0.6)}
+    assert told["objects"]["boxes"] == {"car": 8}
+    assert headline(told)["objects"] == 1
+    assert told["scene"]["f1_by_tag"] == {"sky": 0, "car": 1}  # no sky was drawn
+    with pytest.raises(DataError, match="drawn has no labels for surface"):
+        judge(oracle, data, {"surface": LABELLED["surface"]})
+
+
+def test_a_picture_whose_labels_say_nothing_does_not_count() -> None:
+    data = Data.given("partly", [SAMPLES[0], dataclasses.replace(SAMPLES[1], labels=None)], CLASSES)
+    heads = {name: LABELLED[name] for name in ("surface", "objects", "scene")}
+    assert judge(oracle, data, heads) == judge(oracle, data[:1], heads)
 
 
 def test_without_labels_answers_are_held_against_the_reference() -> None:

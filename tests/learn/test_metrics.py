@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
+from sharedbb.errors import CompressionError
 from sharedbb.learn.labels import VOID, Boxes
-from sharedbb.learn.metrics import BoundaryF1, BoxPrecision, Confusion, DepthAccuracy, TagF1, covered, mean_known
+from sharedbb.learn.metrics import (
+    BoundaryF1,
+    BoxPrecision,
+    CocoPrecision,
+    Confusion,
+    DepthAccuracy,
+    TagF1,
+    TagPrecision,
+    covered,
+    mean_known,
+)
 
 CAR, SIGN = 0, 3
 
@@ -88,6 +101,66 @@ def test_what_hits_an_ignored_box_does_not_count() -> None:
     punished.add(true, far, np.float32([0.9, 0.8]), np.zeros(2, np.int64))
     assert metric.mean() == 1
     assert punished.mean() == 0.5
+
+
+class TestCoco:
+    """Against the definition, on few enough boxes to count by hand."""
+
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("pycocotools")
+
+    def test_precision_at_101_recalls_and_ten_overlaps(self) -> None:
+        metric = CocoPrecision(2)
+        true = boxes((CAR, (0, 0, 100, 10)), (CAR, (0, 50, 100, 60)))
+        said = np.float32([[0, 0, 100, 10], [0, 80, 100, 90], [0, 50, 62, 60]])  # right, wrong, right up to 0.62
+        metric.add(true, said, np.float32([0.9, 0.8, 0.7]), np.int64([0, 0, 0]))
+        found = metric.average_precision()
+        assert found.shape == (10, 2)
+        half = (51 * 1 + 50 * 2 / 3) / 101
+        assert found[:, 0] == pytest.approx([half] * 3 + [51 / 101] * 7)
+        assert np.isnan(found[:, 1]).all()
+        assert metric.wanted.tolist() == [2, 0]
+
+    def test_boxes_in_crowds_do_not_count(self) -> None:
+        metric = CocoPrecision(1)
+        crowd = boxes((CAR, (0, 0, 10, 10)), (CAR, (50, 50, 100, 100)), ignored=(False, True))
+        said = np.float32([[60, 60, 70, 70], [70, 70, 90, 90], [0, 0, 10, 10]])
+        metric.add(crowd, said, np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))
+        assert metric.average_precision()[:, 0] == pytest.approx(np.ones(10))
+        assert metric.wanted.tolist() == [1]
+
+    def test_nothing_found_is_nought_and_nothing_there_not_a_number(self) -> None:
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        missed, empty = CocoPrecision(1), CocoPrecision(1)
+        missed.add(boxes((CAR, (0, 0, 9, 9))), *none)
+        empty.add(boxes(), *none)
+        assert missed.average_precision().tolist() == [[0.0]] * 10
+        assert np.isnan(empty.average_precision()).all()
+
+    def test_it_prints_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        metric = CocoPrecision(1)
+        metric.add(boxes((CAR, (0, 0, 9, 9))), np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.zeros(1, np.int64))
+        metric.average_precision()
+        assert capsys.readouterr().out == ""
+
+
+def test_without_pycocotools_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    metric = CocoPrecision(1)
+    metric.add(boxes((CAR, (0, 0, 9, 9))), np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.zeros(1, np.int64))
+    with pytest.raises(CompressionError, match=r"needs pycocotools: pip install 'sharedbb\[train\]'"):
+        metric.average_precision()
+
+
+def test_tags_are_ranked_by_probability() -> None:
+    metric = TagPrecision(3)
+    for truth, said in (((1, 0, 0), (0.9, 0.2, 0.5)), ((0, 1, 0), (0.8, 0.9, 0.5)), ((1, 1, 0), (0.7, 0.3, 0.5))):
+        metric.add(np.array(truth, bool), np.float32(said))
+    found = metric.average_precision()
+    assert found[:2] == pytest.approx([(1 + 2 / 3) / 2, 1.0])
+    assert np.isnan(found[2])
+    assert np.isnan(TagPrecision(2).average_precision()).tolist() == [True, True]
 
 
 def test_covered_is_the_share_of_the_first() -> None:

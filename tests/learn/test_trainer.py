@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.distillation import Distill
-from sharedbb.learn.trainer import Clock, Course, Trainer
+from sharedbb.learn.labels import Boxes
+from sharedbb.learn.trainer import Clock, Course, NotFiniteError, Trainer
 from sharedbb.nets import MultiHead
 from sharedbb.registry import HEADS, resolve
 from sharedbb.spec import Pipeline
@@ -33,6 +35,8 @@ PIPELINE = Pipeline.model_validate(
         },
     }
 )
+BOXES = Boxes(np.float32([[8, 8, 24, 24]]), np.array([1]), np.array([False]))
+SCENE = "heads.scene.predict.weight"
 COURSE = Course(steps=4, batch=2, crop=(32, 32), seed=3)
 
 
@@ -83,6 +87,14 @@ def trainer(course: Course = COURSE, **settings: Any) -> Trainer:
     return Trainer(module, course, settings.pop("data", pictures()), PIPELINE, **settings)
 
 
+def balanced(**settings: Any) -> Trainer:
+    return trainer(Course(steps=4, batch=2, crop=(32, 32), balance="uncertainty"), **settings)
+
+
+def evened(**settings: Any) -> Trainer:
+    return trainer(Course(steps=4, batch=2, crop=(32, 32), balance="gradnorm"), **settings)
+
+
 def taught(**settings: Any) -> Trainer:
     distill = Distill(features=0.5, attention=0.5)
     return trainer(Course(steps=4, batch=2, crop=(32, 32), distill=distill), teacher=network(9, width=7), **settings)
@@ -91,6 +103,7 @@ def taught(**settings: Any) -> Trainer:
 def states(made: Trainer) -> dict[str, Tensor]:
     """Everything that a training has come to."""
     found = {f"average.{name}": value for name, value in made.averaged().items()}
+    found |= {f"balance.{name}": value.clone() for name, value in made.balance.state_dict().items()}
     found |= {f"module.{name}": value.clone() for name, value in made.module.state_dict().items()}
     if made.distiller:
         found |= {f"adaptors.{name}": value for name, value in made.distiller.adaptors.state_dict().items()}
@@ -133,7 +146,7 @@ def test_labels_and_heads_have_their_weights() -> None:
     assert line["loss"] == pytest.approx(wanted, abs=1e-3)
 
 
-@pytest.mark.parametrize("make", [trainer, taught])
+@pytest.mark.parametrize("make", [trainer, taught, balanced, evened])
 @pytest.mark.parametrize("killed", [0, 1, 3])
 def test_a_killed_training_ends_as_an_unbroken_one(make: Any, killed: int, tmp_path: Path) -> None:
     whole = make()
@@ -264,37 +277,70 @@ def test_no_step_is_taken_for_zero_steps() -> None:
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in made.averaged().items())
 
 
-def test_the_rate_warms_up_and_falls() -> None:
-    course = Course(steps=1, lr=1.0, warm_up=0.1)
-    rates = [course.rate(progress / 100) for progress in range(101)]
-    assert rates[0] == pytest.approx(0.02)
-    assert max(rates) == pytest.approx(rates[10], rel=1e-6)
-    assert rates[10] == pytest.approx(0.975, abs=0.01)
-    assert rates[-1] == pytest.approx(0.005)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+def parts_of(file: Path) -> dict[str, Tensor]:
+    with safe_open(file, "pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
 
 
-def test_crops_grow_with_the_training_unless_they_are_given() -> None:
-    course = Course(steps=1)
-    assert [course.crop_at(progress, (384, 512)) for progress in (0, 0.7, 0.9)] == [(224, 320), (288, 384), (352, 480)]
-    assert Course(steps=1, crop=(64, 96)).crop_at(0.9, (384, 512)) == (64, 96)
-    assert course.crop_at(0, (32, 40)) == (32, 32)
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty", "gradnorm"])
+def test_a_loss_that_is_not_finite_ends_the_training_and_leaves_it_as_it_was(
+    balance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(Course(steps=4, batch=2, crop=(32, 32), balance=balance))
+    run = made.run()
+    next(run)
+    made.save(tmp_path / "before")
+    loss = type(made.tasks["scene"]).loss
+    monkeypatch.setattr(type(made.tasks["scene"]), "loss", lambda task, *given: loss(task, *given) * float("nan"))
+    with pytest.raises(
+        NotFiniteError, match=r"the loss of scene is not finite at step 1 \(surface [\d.]+, scene nan\)"
+    ):
+        next(run)
+    made.save(tmp_path / "after")
+    assert same(parts_of(tmp_path / "before"), parts_of(tmp_path / "after"))
 
 
-def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+def test_activations_that_are_not_finite_do_not_stay_in_batch_norms() -> None:
     module = network()
+    made = trainer(module=module)
     with torch.no_grad():
-        module.backbone.second.weight.fill_(float("inf"))  # type: ignore[union-attr, operator]
-    with pytest.raises(CompressionError, match=r"not finite at step 0: .*surface"):
-        next(trainer(module=module).run())
+        module.backbone.first[0].weight.fill_(float("inf"))  # type: ignore[union-attr, index, operator]
+    with pytest.raises(NotFiniteError, match="the loss of surface and scene is not finite at step 0"):
+        next(made.run())
+    assert all(buffer.isfinite().all() for buffer in module.buffers())
 
 
-def test_checkpoints_of_other_trainings_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_ends_the_training_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer()
+    before = states(made)
+    weight = made.module.get_parameter(SCENE)
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NotFiniteError, match=f"the gradient at {SCENE} is not finite at step 0; lower"):
+        next(made.run())
+    assert same(before, states(made))
+
+
+def test_checkpoints_of_other_trainings_say_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    trainer(origin={"start": "a.sbb"}).save(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    with pytest.raises(CompressionError, match=r"other settings: steps: 4 -> 5; start: a\.sbb -> nothing; go on with"):
+        trainer(Course(steps=5, batch=2, crop=(32, 32), seed=3)).resume(file)
+    with pytest.raises(CompressionError, match=r"data\.squares\.pictures: 10 -> 8; "):
+        trainer(data=pictures()[:8], origin={"start": "a.sbb"}).resume(file)
+    heads = {"scene": PIPELINE.heads["scene"], "surface": PIPELINE.heads["surface"].model_copy(update={"channels": 8})}
+    other = Trainer(
+        network(), COURSE, pictures(), PIPELINE.model_copy(update={"heads": heads}), origin={"start": "a.sbb"}
+    )
+    with pytest.raises(
+        CompressionError, match=r"pipeline\.heads\.surface\.channels: 4 -> 8; .*heads\.looks\.type: embedding ->"
+    ):
+        other.resume(file)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.safetensors"
     trainer().save(file)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
-    with pytest.raises(CompressionError, match="other settings or data"):
-        trainer(Course(steps=5, batch=2, crop=(32, 32), seed=3)).resume(file)
     with pytest.raises(CompressionError, match="is no checkpoint of this training"):
         trainer(module=network(width=4)).resume(file)
     file.write_bytes(file.read_bytes()[:100])
@@ -303,10 +349,44 @@ def test_checkpoints_of_other_trainings_and_damaged_ones_are_refused(tmp_path: P
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({}, "needs an end: give steps or minutes"), ({"steps": 1, "crop": (48, 64)}, "multiples of 32, got 48x64")],
-)
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(CompressionError, match=message):
-        Course(**settings)
+def test_the_best_weights_come_back_with_a_checkpoint(tmp_path: Path) -> None:
+    made = trainer()
+    made.selection.add(2, {"scene": 0.5}, made.averaged())
+    made.save(tmp_path / "c")
+    resumed = trainer(module=network(5))
+    resumed.resume(tmp_path / "c")
+    assert resumed.selection.validations == made.selection.validations
+    assert same(resumed.selection.weights, made.averaged())
+
+
+def test_heads_learn_from_the_sets_that_know_them() -> None:
+    tags = Data.given(
+        "tags", [Sample(str(n), one.rgb, boxes=BOXES) for n, one in enumerate(pictures())], ("ground", "thing")
+    )
+    alone = next(trainer(data=[(tags, 1.0)]).run())
+    assert set(alone["losses"]) == {"scene"}
+    both = next(trainer(data=[(pictures(), 0.5), (tags, 0.5)]).run())
+    assert set(both["losses"]) == {"surface", "scene"}
+
+
+@pytest.mark.parametrize(("balance", "weights"), [("uncertainty", [1, 1]), ("gradnorm", [1, 1]), ("fixed", [1, 0.2])])
+def test_a_balance_begins_with_given_weights_and_without_those_by_type_where_it_learns(
+    balance: Any, weights: list[float]
+) -> None:
+    def course(**heads: float) -> Course:
+        return Course(steps=2, batch=2, crop=(32, 32), balance=balance, heads=heads)
+
+    assert list(trainer(course()).balance.current().values()) == weights
+    assert trainer(course(scene=3.0)).balance.current() == {"surface": 1, "scene": 3}
+    made = trainer(course())
+    list(made.run())
+    assert (list(made.balance.current().values()) == weights) == (balance == "fixed")
+
+
+def test_what_a_balance_learns_neither_decays_nor_is_clipped_and_has_its_own_pace() -> None:
+    made = trainer(Course(steps=2, batch=2, crop=(32, 32), balance="uncertainty"))
+    group = made.optimizer.param_groups[-1]
+    assert group["params"] == list(made.balance.parameters())
+    assert group["weight_decay"] == 0
+    next(made.run())
+    assert group["lr"] == pytest.approx(10 * made.optimizer.param_groups[0]["lr"])

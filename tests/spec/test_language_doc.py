@@ -65,7 +65,7 @@ def _literals(annotation: Any) -> set[str]:
 
 
 def test_all_models_are_found() -> None:
-    assert len(MODELS) == 9 + len(TRANSFORMS) + len(HEADS)
+    assert len(MODELS) == 10 + len(TRANSFORMS) + len(HEADS)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

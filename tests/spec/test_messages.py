@@ -30,7 +30,7 @@ def _problems(text: str) -> list[str]:
     return [str(problem).removeprefix("p.yaml:") for problem in raised.value.problems]
 
 
-ROOT = "(known: version, name, input, transform, backbone, neck, heads, reuse, schedule, runtime)"
+ROOT = "(known: version, name, input, transform, backbone, neck, heads, branches, reuse, schedule, runtime)"
 TYPES = "'segmentation', 'detection', 'depth', 'tags', 'keypoints' or 'embedding'"
 
 

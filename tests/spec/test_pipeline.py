@@ -22,8 +22,10 @@ from sharedbb.spec import (
     Runtime,
     Schedule,
     TagsHead,
+    dump,
     loads,
 )
+from sharedbb.spec.parts import Branch
 from sharedbb.spec.pipeline import RESERVED
 
 DEPTH = DepthHead(taps=(4, 16))
@@ -153,3 +155,72 @@ def test_names_that_torch_needs_are_no_heads() -> None:
     assert {name for name in dir(nn.ModuleDict()) if re.match(r"^[a-z][a-z0-9_]*$", name)} <= RESERVED
     with pytest.raises(SpecError, match=r"heads\.items: a head cannot be called 'items'"):
         loads("name: a\nbackbone: {arch: resnet18}\nheads: {items: {type: tags, taps: [32], labels: [x]}}")
+
+
+SCENE = TagsHead(taps=(16, 32), labels=("a",))
+
+
+def test_branches_are_models_and_mappings() -> None:
+    heads = {"depth": DEPTH, "scene": SCENE}
+    built = _pipeline(heads=heads, branches={"scene": Branch(after=16, heads=("scene",))})
+    assert built == _pipeline(heads=heads, branches={"scene": {"after": 16, "heads": ["scene"]}})
+    assert _pipeline().branches == {}
+    assert loads(dump(built)) == built
+    for after in (0, "layer2"):
+        assert (
+            _pipeline(heads=heads, branches={"scene": {"after": after, "heads": ["scene"]}}).branches["scene"].after
+            == after
+        )
+
+
+@pytest.mark.parametrize(
+    ("branches", "place", "message"),
+    [
+        (
+            {"x": {"after": 7, "heads": ["scene"]}},
+            ("x", "after"),
+            "resnet18 has no features at stride 7; it offers 4, 8",
+        ),
+        (
+            {"x": {"after": -4, "heads": ["scene"]}},
+            ("x", "after"),
+            "must be a stride, 0 for the picture itself, or the",
+        ),
+        ({"x": {"after": "", "heads": ["scene"]}}, ("x", "after"), "name of a step, got ''"),
+        ({"x": {"after": 4, "heads": ["seen"]}}, ("x", "heads", 0), "got 'seen'; did you mean 'scene'?"),
+        ({"x": {"after": 4, "heads": []}}, ("x", "heads"), "must have at least 1 entry, got 0"),
+        ({"type": {"after": 4, "heads": ["scene"]}}, ("type", "[key]"), "a branch's name must be lower-case letters"),
+        (
+            {"x": {"after": 32, "heads": ["scene"]}},
+            ("x", "after"),
+            "tap nothing behind stride 32, only up to 32; leave",
+        ),
+        (
+            {"x": {"after": 4, "heads": ["scene", "depth"]}},
+            (),
+            "every head is in a branch, and nothing reads the trunk",
+        ),
+        (
+            {"x": {"after": 4, "heads": ["scene"]}, "y": {"after": 8, "heads": ["scene"]}},
+            ("y", "heads", 0),
+            "'scene' is in the branch 'x' already",
+        ),
+    ],
+)
+def test_branches_that_make_no_sense_are_refused(branches: Any, place: tuple[str | int, ...], message: str) -> None:
+    found = dict(_faults(heads={"depth": DEPTH, "scene": SCENE}, branches=branches))
+    (path,) = [path for path in found if path[: len(place) + 1] == ("branches", *place)]
+    assert message in found[path]
+
+
+def test_a_branch_behind_the_last_stride_needs_a_neck_to_be_anything() -> None:
+    heads = {"depth": DepthHead(taps=(8,)), "scene": SCENE}
+    branches = {"scene": Branch(after=32, heads=("scene",))}
+    assert _pipeline(heads=heads, neck=Fpn(strides=(8, 16, 32)), branches=branches).branches == branches
+    decomposed = Backbone(arch="resnet18", decomposition="two_branch")
+    assert (
+        "decomposition 'none', got 'two_branch'"
+        in dict(_faults(heads=heads, neck=Fpn(strides=(8, 16, 32)), branches=branches, backbone=decomposed))[
+            ("branches",)
+        ]
+    )

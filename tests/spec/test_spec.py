@@ -13,6 +13,7 @@ def test_the_exports_are_pinned_and_sorted() -> None:
         "NORMALIZATIONS",
         "AutoTransform",
         "Backbone",
+        "Branch",
         "DepthHead",
         "DetectionHead",
         "EmbeddingHead",

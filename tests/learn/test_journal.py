@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sharedbb.compress.journal import Journal, key
 from sharedbb.errors import CompressionError
+from sharedbb.learn.journal import Journal, key
 
 
 def _counting(calls: list[Path], facts: Mapping[str, Any]) -> Callable[[Path], Mapping[str, Any]]:

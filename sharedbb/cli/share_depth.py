@@ -1,0 +1,156 @@
+"""``sharedbb share-depth``: how deep heads with trunks of their own can share one, and the network that comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sharedbb.cli.options import NoCacheOption, PipelineArgument, QuietOption, SetOption, read_pipeline
+
+if TYPE_CHECKING:
+    from sharedbb.cli.files import Files
+    from sharedbb.cli.session import Screen
+    from sharedbb.learn.sharing_record import Sharing
+
+RECORD_VERSION = 1
+"""Of the form of the record that ``--json`` writes."""
+
+STEPS = 500
+"""How long each training is, where nobody says anything about it."""
+
+
+def share_depth(
+    pipeline: PipelineArgument,
+    specialists: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[HEADS=]SPECIALIST...",
+            help="Artifacts or pipeline files of networks trained for some of the heads, such as road,edges=road.sbb.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="SET", help="Pictures: camvid:DIR, coco:DIR, a folder, a video, ..."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.sbb", help="The artifact; its pipeline file is written beside it.")
+    ],
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            "--depths", metavar="D,D,...", help="Strides, steps such as features.5, or all; all strides if absent."
+        ),
+    ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option("--floor", metavar="HEAD=SHARE", help="Least share of its specialist's quality; 0.98 if absent."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", min=0, help="Of each training; 500 if absent, 0 for none.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", min=0, help="Of each, instead.")] = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures of a step.")] = 8,
+    lr: Annotated[float, typer.Option("--lr", metavar="RATE", min=0, help="Highest learning rate.")] = 5e-4,
+    crop: Annotated[
+        str | None,
+        typer.Option("--crop", metavar="HxW", help="Size of the crops; growing with the training if absent."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal weights.")] = 0,
+    judged: Annotated[
+        int | None, typer.Option("--judge", metavar="N", min=1, help="Judge on N pictures; on all of val if absent.")
+    ] = None,
+    timing: Annotated[bool, typer.Option(help="Whether a frame is timed with each network.")] = True,
+    overrides: SetOption = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", metavar="FOLDER", help="Where to resume from; FILE.work beside the artifact if absent."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The record as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="HTML report.")] = None,
+    no_cache: NoCacheOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find out how deep specialists can share a trunk.
+
+    A specialist is a network of its own for some of the pipeline's heads. At each depth the first steps are the
+    pipeline's, frozen, and the rest is trained on from the specialist. Written is the cheapest network whose heads all
+    keep their floor, with a branch for each specialist. Stopped at any moment, the same command goes on where it was.
+    """
+    from sharedbb.cli.compress import Watching
+    from sharedbb.cli.depths import Stopwatch, floors_of, pictures_of, question_of, specialists_of
+    from sharedbb.cli.files import Files
+    from sharedbb.cli.session import Screen
+    from sharedbb.cli.shipped import find
+    from sharedbb.cli.training import crop_of
+    from sharedbb.errors import CompressionError, SinkError
+    from sharedbb.learn.course import Course
+    from sharedbb.learn.distillation import Distill
+    from sharedbb.learn.journal import Journal
+    from sharedbb.learn.sharing import share
+
+    if steps is not None and minutes is not None:
+        raise CompressionError("a training ends after --steps or after --minutes; give one of them")
+    if out.suffix != ".sbb":
+        raise SinkError(f"cannot write {out}: the name of an artifact ends in .sbb")
+    spec = read_pipeline(pipeline, overrides)
+    given, floors = specialists_of(specialists), floors_of(floor or ())
+    files = Files(report=report, summary=json_file)
+    for results in (files, Files(summary=out, trace=out.with_suffix(".yaml"))):
+        results.check(find(pipeline), spec.backbone.weights or "", *(path for path, _ in given))
+    course = Course(
+        steps=STEPS if steps is None and minutes is None else steps,
+        minutes=minutes,
+        batch=batch,
+        lr=lr,
+        crop=crop_of(crop),
+        distill=Distill(),
+        seed=seed,
+    )
+    screen = Screen.for_files(files, quiet=quiet)
+    measure = Stopwatch(use_cache=False if no_cache else None) if timing else None
+    with Watching(screen) as watch:
+        watch("reading networks", None)
+        question = question_of(spec, given, depths, course, floors)
+        pictures = pictures_of(data, spec.input.size, judged, watch)
+        journal = Journal(work or out.with_suffix(".work"))
+        found = share(question, pictures, journal, measure=measure, watch=watch)
+        told = record(found, [sentence for one in pictures for sentence in one.said])
+        write(found, told, out, files)
+    tell(told, out, files, screen)
+
+
+def record(found: Sharing, said: Sequence[str]) -> dict[str, Any]:
+    """The record with its version, what there is to say of the pictures, and what it was made on."""
+    from sharedbb.profiling.summary import installed_versions, machine_name
+
+    told = {"schema": RECORD_VERSION, **found.to_dict(), "said": list(dict.fromkeys(said))}
+    return {**told, "machine": machine_name(), "versions": installed_versions()}
+
+
+def write(found: Sharing, told: Mapping[str, Any], out: Path, files: Files) -> None:
+    """Write the artifact with a pipeline file beside it, and the record as asked for."""
+    from sharedbb.cli.depth_page import depth_page
+    from sharedbb.profiling.files import write_text
+
+    found.save(out)
+    if files.summary:
+        write_text(files.summary, json.dumps(told, indent=2) + "\n")
+    if files.report:
+        write_text(files.report, depth_page(told))
+
+
+def tell(told: Mapping[str, Any], out: Path, files: Files, screen: Screen) -> None:
+    """Print what was found and where it is."""
+    from sharedbb.cli.compression_table import size
+    from sharedbb.cli.depth_table import depth_table
+
+    if screen.quiet:
+        return
+    screen.results.print(depth_table(told))
+    beside = out.with_suffix(".yaml")
+    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
+    files.tell(screen.results)
