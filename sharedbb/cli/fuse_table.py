@@ -54,25 +54,26 @@ def speed_line(told: Told) -> str:
 
 
 def fuse_table(told: Told) -> Group:
-    """Each head on the sets that were held out, set by set; then speed."""
+    """Each head on the sets that were held out, over all and set by set; then speed."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    sets = told["test"]["sets"]
     heads = Table(title=f"{told['student']}: held-out sets", title_style="bold", title_justify="left")
-    for name in ("head", "teacher"):
-        heads.add_column(name, overflow="fold")
-    for name in ("all", *sets):
-        heads.add_column(Text(short(name)), justify="right", overflow="fold")
-    heads.add_column("", overflow="fold")
+    for name in ("head", "teacher", "agreement", ""):
+        heads.add_column(name, justify="right" if name == "agreement" else "left", overflow="fold")
     for name, head in told["heads"].items():
-        cells = [_cell(sets[one].get(name, {})) for one in sets]
-        heads.add_row(Text(name), Text(head["teacher"] or "labels"), percent(head["score"]), *cells, fate(head))
+        heads.add_row(Text(name), Text(head["teacher"] or "labels"), percent(head["score"]), fate(head))
+    sets = Table()
+    sets.add_column("set", overflow="fold")
+    for name in told["heads"]:
+        sets.add_column(Text(name), justify="right", overflow="fold")
+    for name, found in told["test"]["sets"].items():
+        sets.add_row(Text(short(name)), *(_cell(found.get(head, {})) for head in told["heads"]))
     network = f"{macs(told['macs'])} multiply-adds, {told['parameters'] / 1e6:.2f} M parameters, {size(told['bytes'])}"
     trained = f"trained for {told['training']['steps']} steps, best on the sets to choose by after {told['best_step']}"
     lines = [*told["said"], network, trained, *map(speed_line, told["speed"])]
-    return Group(heads, *map(Text, lines))
+    return Group(heads, sets, *map(Text, lines))
 
 
 def _cell(head: Told) -> str:

@@ -13,7 +13,7 @@ from sharedbb.learn.data import Data, Rgb
 from sharedbb.learn.judge import Answer, headline, judge
 from sharedbb.learn.losses import questions_of
 from sharedbb.learn.teachers import at_threshold
-from sharedbb.outputs.agreement import Agreement
+from sharedbb.outputs.agreement import Agreement, DetectionAgreement
 from sharedbb.outputs.detections import Detections
 from sharedbb.spec import Pipeline
 from sharedbb.types import Output
@@ -55,6 +55,10 @@ class Tally:
         if not ranked["ap50"]:
             return told | {AGREEMENT: float(np.mean(self._decided.frames))}
         return told | {name: ranked[name] for name in (AGREEMENT, "ap50", "ap50_weighted")}
+
+    def best_threshold(self) -> float | None:
+        """Of boxes: where the student's scores are best cut off; None for other heads, and where nothing matches."""
+        return self._ranked.best_threshold() if isinstance(self._ranked, DetectionAgreement) else None
 
 
 Tallies = dict[str, Tally]
@@ -114,6 +118,27 @@ def compared(
     for summary in together.values():
         del summary["worst_frame"]  # which has a meaning in a set alone
     return {"sets": told, "all": together}
+
+
+def operating_points(
+    student: Answer,
+    teachers: Answer,
+    sets: Sequence[Data],
+    pipeline: Pipeline,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, float]:
+    """By head that answers boxes: the score from which up the student's match its teacher's best over all sets (F1).
+
+    Heads of which nothing matches are left out. Arguments are those of ``compared``.
+    """
+    pictures, done = sum(map(len, sets)), count(1)
+    tallies: Tallies = {}
+    witness = Witness(student, teachers, pipeline, (tallies,), lambda: progress(next(done) / pictures))
+    for data in sets:
+        for sample in data:
+            witness(sample.rgb)
+    found = {head: tally.best_threshold() for head, tally in tallies.items()}
+    return {head: round(threshold, 3) for head, threshold in found.items() if threshold is not None}
 
 
 def _labelled(answer: Answer, data: Data, pipeline: Pipeline) -> dict[str, dict[str, Any]]:

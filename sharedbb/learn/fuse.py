@@ -10,14 +10,14 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from sharedbb import artifact
 from sharedbb.errors import CompressionError, DataError
-from sharedbb.learn.agreeing import AGREEMENT, compared, scores
+from sharedbb.learn.agreeing import AGREEMENT, compared, operating_points, scores
 from sharedbb.learn.checkpoint import check_same
 from sharedbb.learn.course import Course
 from sharedbb.learn.data import Data, Rgb, open_data
@@ -67,11 +67,12 @@ class _Fusing:
         training = self._training()
         write_text(path, json.dumps(settings, indent=1) + "\n")
         file = self.work / STUDENT
-        training.run().then(self._report()).save(file)
-        network = self._read(file)
+        trained, points = self._at_operating_points(training.run())
+        trained.then(self._report(points)).save(file)
+        network = _stored(trained.pipeline, file)
         return Fusion(
             fuse=self.spec,
-            pipeline=self.pipeline,
+            pipeline=network.pipeline,
             network=network,
             file=file,
             teachers=self.teachers,
@@ -189,9 +190,20 @@ class _Fusing:
         told = self._compared(network, "val", "validating")
         return {head: {AGREEMENT: score} for head, score in scores(told, list(self.pipeline.heads)).items()}
 
-    def _report(self) -> StepReport:
+    def _at_operating_points(self, network: Network) -> tuple[Network, dict[str, float]]:
+        """The network with the ``score_threshold`` of every head that answers boxes where it is best on ``val``."""
+        student = network.predictor(lowest_score=LOWEST_SCORE)
+        doing = partial(self.watch, "choosing operating points")
+        points = operating_points(student, self._answer, self.sets["val"], self.pipeline, doing)
+        heads = dict(self.pipeline.heads)
+        for name, point in points.items():
+            heads[name] = heads[name].model_copy(update={"score_threshold": point})
+        return replace(network, pipeline=network.pipeline.model_copy(update={"heads": heads})), points
+
+    def _report(self, points: Mapping[str, float]) -> StepReport:
         teachers = {name: {"digest": one.digest, "heads": list(one.heads)} for name, one in self.teachers.items()}
-        return StepReport("fuse", {"teachers": teachers, "seed": self.spec.seed}, {"new_heads": list(self.start[1])})
+        facts = {"new_heads": list(self.start[1]), "operating_points": dict(points)}
+        return StepReport("fuse", {"teachers": teachers, "seed": self.spec.seed}, facts)
 
     def _test(self, network: Network, file: Path) -> dict[str, Any]:
         """How the student does on the sets that are held out; worked out once for a student and its sets."""
@@ -207,16 +219,11 @@ class _Fusing:
 
     def _compared(self, network: Network, role: str, doing: str) -> dict[str, Any]:
         student = network.predictor(lowest_score=LOWEST_SCORE)
-        return compared(student, self._answer, self.sets[role], self.pipeline, partial(self.watch, doing))
+        return compared(student, self._answer, self.sets[role], network.pipeline, partial(self.watch, doing))
 
     def _answer(self, rgb: Rgb) -> Mapping[str, Output]:
         """What the teachers say of a picture, at their operating points, by head of the student."""
         return {head: output for teacher in self.teachers.values() for head, output in teacher(rgb).items()}
-
-    def _read(self, file: Path) -> Network:
-        """The student as its artifact has it."""
-        backbone = self.pipeline.backbone.model_copy(update={"weights": str(file)})
-        return Network.of(self.pipeline.model_copy(update={"backbone": backbone}))
 
 
 def sets_of(data: FuseData, size: tuple[int, int], watch: Watch = silent) -> dict[str, list[Data]]:
@@ -242,6 +249,12 @@ def sets_of(data: FuseData, size: tuple[int, int], watch: Watch = silent) -> dic
     if not sets["val"]:
         raise DataError("no set to learn from has pictures for 'val': name some to choose by under data.val")
     return sets
+
+
+def _stored(pipeline: Pipeline, file: Path) -> Network:
+    """The network of a pipeline as its artifact has it."""
+    backbone = pipeline.backbone.model_copy(update={"weights": str(file)})
+    return Network.of(pipeline.model_copy(update={"backbone": backbone}))
 
 
 def _shares(asked: list[float | None], pictures: list[int]) -> list[float]:

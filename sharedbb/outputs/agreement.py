@@ -143,6 +143,22 @@ class DetectionAgreement(Agreement):
         weighted = sum(ap[name] * truths for name, truths in self._truths.items()) / dense if ap else None
         return {"agreement": agreement, "f1": f1, "ap50_weighted": weighted, "ap50": ap}
 
+    def best_threshold(self) -> float | None:
+        """Where to cut off our scores so that the boxes left, of all frames and classes together, have the best F1.
+
+        Halfway between the last score that stays and the next one. None when not a single box of ours matches.
+        """
+        scores = np.concatenate([*map(np.asarray, self._scores.values()), []])
+        found = np.concatenate([*map(np.asarray, self._found.values()), []])
+        order = np.argsort(-scores, kind="stable")
+        scores, matched = scores[order], np.cumsum(found[order])
+        last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # boxes of one score stay or go together
+        f1 = np.where(last, 2 * matched / (np.arange(1, len(scores) + 1) + sum(self._truths.values())), 0.0)
+        if not f1.any():
+            return None
+        best = int(f1.argmax())
+        return float((scores[best] + (scores[best + 1] if best + 1 < len(scores) else 0.0)) / 2)
+
 
 class DepthAgreement(Agreement):
     """Frame and agreement: the share of source pixels within 5 % of the dense distance (mean over frames).

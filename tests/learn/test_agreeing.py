@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedbb.learn.agreeing import compared, scores
+from sharedbb.learn.agreeing import compared, operating_points, scores
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.judge import judge
 from sharedbb.outputs.agreement import Agreement
@@ -102,6 +102,14 @@ def test_f1_and_the_worst_frame_are_by_what_the_student_decides() -> None:
     assert told["f1"] == pytest.approx(2 * 2 / (3 + 3))  # found: one of one, one of two, none of none at 0.5 and up
     assert told["worst_frame"] == 0
     assert told["worst_decile"] == pytest.approx(2 / 3)
+
+
+def test_operating_points_are_where_the_students_boxes_match_best() -> None:
+    shares: list[float] = []
+    found = operating_points(STUDENT, TEACHER, [pictures("a", [1]), pictures("b", [2])], PIPELINE, shares.append)
+    assert found == {"objects": 0.45}  # wrong at 0.6, right at 0.5, wrong at 0.4: two of three are kept
+    assert shares == [0.5, 1.0]
+    assert operating_points(STUDENT, TEACHER, [pictures("none", [2, 3])], PIPELINE) == {}
 
 
 def test_where_a_teacher_has_no_boxes_the_student_should_have_none() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sharedbb import artifact
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn import training
-from sharedbb.learn.data import open_data
+from sharedbb.learn.data import Data, open_data
 from sharedbb.learn.fuse import fuse, sets_of
 from sharedbb.learn.fusion import Fusion
 from sharedbb.learn.judge import LOWEST_SCORE
@@ -290,3 +290,21 @@ def test_the_artifact_says_where_it_comes_from(file: Path) -> None:
     assert shares == {"labelled": 0.25, "clip": pytest.approx(0.75 * 12 / 15), "clip2": pytest.approx(0.75 * 3 / 15)}
     assert steps[-1]["settings"]["teachers"]["light"]["heads"] == ["light"]
     assert load(file.parent / "fused.yaml").heads.keys() == result.network.pipeline.heads.keys()
+
+
+def test_boxes_are_cut_off_where_they_match_best(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def points(student: Any, teachers: Any, sets: Sequence[Data], *_: Any) -> dict[str, float]:
+        asked.append([data.name for data in sets])
+        return {"objects": 0.123}
+
+    monkeypatch.setattr("sharedbb.learn.fuse.operating_points", points)
+    result = run(file, "work", "training.steps=1")
+    assert asked == [["other"]]
+    heads = load(file.parent / "fused.yaml").heads
+    for pipeline in (result.pipeline, Network.of(result.file).pipeline):
+        assert pipeline.heads["objects"] == heads["objects"].model_copy(update={"score_threshold": 0.123})
+        assert pipeline.heads["light"] == heads["light"]
+    steps = artifact.load(result.file).manifest.recipe["steps"]
+    assert steps[-1]["facts"]["operating_points"] == {"objects": 0.123}

@@ -9,7 +9,7 @@ import pytest
 
 from sharedbb.errors import SharedBBError
 from sharedbb.outputs import DepthMap, Detections, Embedding, Keypoints, RawOutput, SegmentationMap, Tags
-from sharedbb.outputs.agreement import KINDS, Agreement, average_precision
+from sharedbb.outputs.agreement import KINDS, Agreement, DetectionAgreement, average_precision
 from sharedbb.types import Geometry, Size
 
 NETWORK = Size(32, 32)
@@ -110,6 +110,24 @@ def test_boxes_of_all_frames_are_ranked_together() -> None:
     assert summary["ap50_weighted"] == pytest.approx((1 + 2 / 3) / 2 * 2 / 3)
     assert list(agreement.frames) == pytest.approx([2 / 4, 2 / 3])
     assert summary["f1"] == pytest.approx(4 / 7)
+
+
+def test_scores_are_best_cut_off_where_the_boxes_left_have_the_best_f1() -> None:
+    agreement = DetectionAgreement()
+    assert agreement.best_threshold() is None
+    dense = boxes((0, 1.0, "car"), (20, 1.0, "car"), (40, 1.0, "sign"))
+    # right, right, wrong, right, wrong: F1 with the first n boxes is 2/4, 4/5, 4/6, 6/7, 6/8
+    ours = boxes((0, 0.9, "car"), (20, 0.7, "car"), (80, 0.5, "car"), (40, 0.3, "sign"), (60, 0.1, "sign"))
+    agreement.add(ours, dense)
+    assert agreement.best_threshold() == pytest.approx(0.2)
+    agreement.add(boxes((0, 0.3, "car"), (20, 0.3, "car"), (40, 0.3, "sign")), boxes())  # as sure as the last right one
+    assert agreement.best_threshold() == pytest.approx(0.6)
+    alone = DetectionAgreement()
+    alone.add(boxes((0, 0.4, "car")), boxes((0, 1.0, "car")))
+    assert alone.best_threshold() == pytest.approx(0.2)  # nothing comes after it
+    nothing = DetectionAgreement()
+    nothing.add(boxes((0, 0.4, "car")), boxes((50, 1.0, "car")))
+    assert nothing.best_threshold() is None
 
 
 def test_frames_without_boxes() -> None:
