@@ -41,7 +41,7 @@ def fuse(
     no_cache: NoCacheOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make one network of several: each teaches heads on a trunk that all share.
+    """Make one network of several, each a teacher of its heads.
 
     Teachers answer all pictures, the student learns from what they say, and every head is held against its teacher on
     pictures that were held out. Exits with 1 where a head stays under its floor; everything is written then, too.

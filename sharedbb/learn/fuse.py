@@ -29,6 +29,7 @@ from sharedbb.learn.report import StepReport
 from sharedbb.learn.start import begun
 from sharedbb.learn.survey import part_of, usable
 from sharedbb.learn.teachers import Teacher, answered, open_teacher
+from sharedbb.learn.teachers.teacher import WHERE
 from sharedbb.learn.trainer import Trainer
 from sharedbb.learn.training import Training, Watch, silent
 from sharedbb.profiling.files import write_text
@@ -145,7 +146,7 @@ class _Fusing:
             {
                 "student": self.pipeline.model_dump(mode="json", exclude=aside),
                 "start": _digest(self.start[0]),
-                "teachers": {name: teacher.describe() for name, teacher in self.teachers.items()},
+                "teachers": {name: _whatever_its_place(teacher) for name, teacher in self.teachers.items()},
                 "data": self.spec.data.model_dump(mode="json", exclude={"test"}),
                 "training": self.spec.training.model_dump(mode="json"),
                 "seed": self.spec.seed,
@@ -249,6 +250,11 @@ def sets_of(data: FuseData, size: tuple[int, int], watch: Watch = silent) -> dic
     if not sets["val"]:
         raise DataError("no set to learn from has pictures for 'val': name some to choose by under data.val")
     return sets
+
+
+def _whatever_its_place(teacher: Teacher) -> dict[str, Any]:
+    """What a teacher is, wherever its file lies."""
+    return {name: value for name, value in teacher.describe().items() if name not in WHERE}
 
 
 def _stored(pipeline: Pipeline, file: Path) -> Network:

@@ -204,7 +204,9 @@ def test_what_cannot_be_written_is_said_before_any_work(file: Path, tmp_path: Pa
 def test_the_fuse_files_that_come_with_it_are_right(path: Path) -> None:
     spec = load_fuse(path)
     assert all(0.9 <= floor <= 1 for floor in spec.floors.values())
-    assert not {one.set for one in spec.data.train} & {*spec.data.test}
+    learnt, held_out = {one.set for one in spec.data.train}, {*spec.data.test}
+    assert len(held_out - learnt) >= 3
+    assert held_out & learnt <= spec.data.divided  # of which another part is held out
 
 
 def test_times_add_up() -> None:

@@ -44,6 +44,7 @@ def test_help_lists_every_command_with_a_whole_sentence(sharedbb: Callable[..., 
     commands = [line.split()[0] for line in listed]
     assert commands == [
         *("run", "check", "explain", "profile", "compare", "demo", "doctor", "schema", "pipelines"),
+        *("train", "fuse", "share-depth"),
         *("compress", "sensitivity", "plan", "search", "export"),
     ]
     assert all(line.endswith(".") and not line.endswith("...") for line in listed)

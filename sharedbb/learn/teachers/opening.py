@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _of_artifact(name: str, file: str) -> Teacher:
     facts = {
         "version": VERSION,
         "kind": "artifact",
-        "file": file,
+        "file": os.path.basename(file),
         "sha256": _digest(network),
         "input": network.pipeline.input.model_dump(mode="json"),
         "parameters": network.parameters,
@@ -99,7 +100,7 @@ def _of_network(name: str, spec: FuseTeacher, precision: Precision, pictures: Se
     facts = {
         "version": VERSION,
         "kind": "onnx" if spec.onnx else "module",
-        "file": spec.onnx or spec.module,
+        "file": os.path.basename(spec.onnx or "") or spec.module,
         "sha256": network.digest,
         "input": given.model_dump(mode="json"),
         "format": spec.format,
