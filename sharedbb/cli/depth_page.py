@@ -22,7 +22,7 @@ def depth_page(told: Told) -> str:
     return page(
         title=f"{told['pipeline']} · how deep to share",
         heading=told["pipeline"],
-        subtitle=f"{len(told['specialists'])} specialists for {', '.join(heads)} · {told['data']}",
+        subtitle=f"{_specialists(told)} for {', '.join(heads)} · {told['data']}",
         numbers=_headline(told),
         body=[
             section("Quality against cost", _against_cost(told), _COST_NOTE),
@@ -41,6 +41,11 @@ _COST_NOTE = (
 )
 _TABLE_NOTE = "The headline metric of each head; in brackets, what that is of its specialist's."
 _HEADS_NOTE = "What each head keeps of its specialist's quality at each depth; the dashed line is its floor."
+
+
+def _specialists(told: Told) -> str:
+    count = len(told["specialists"])
+    return f"{count} specialist{'s' if count > 1 else ''}"
 
 
 def _headline(told: Told) -> str:

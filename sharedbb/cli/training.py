@@ -160,6 +160,7 @@ def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
         judged=examiners["val"].spread(MOST_VALIDATED) if judges else None,
         every=wanted.every,
         patience=wanted.patience,
+        learnt=start is not None,
         watch=watch,
     )
     result = training.run()

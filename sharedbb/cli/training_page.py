@@ -8,7 +8,7 @@ from typing import Any
 
 from sharedbb.cli.compression_table import macs
 from sharedbb.learn.judge import AGREEMENT, HEADLINE
-from sharedbb.profiling.markup import escaped, rate, tick_label, ticks
+from sharedbb.profiling.markup import escaped, tick_label, ticks
 from sharedbb.profiling.page import facts, headline, legend, page, section
 from sharedbb.profiling.plot import HEIGHT, SHORT_TOP, hover_columns, plane, plot, x_axis, y_tick
 
@@ -53,7 +53,7 @@ def training_page(told: Told) -> str:
 def _subtitle(told: Told) -> str:
     kept = f"weights of step {told['best_step']} kept" if told["best_step"] else "last weights kept"
     sets = ", ".join(one["name"] for one in told["sets"])
-    return f"{told['steps']} steps, {rate(told['seconds'] / 60)} minutes of work · {kept} · {sets}"
+    return f"{told['steps']} steps, {told['seconds'] / 60:.1f} minutes of work · {kept} · {sets}"
 
 
 def _headline(told: Told) -> str:

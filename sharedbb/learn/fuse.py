@@ -172,7 +172,14 @@ class _Fusing:
         trainer = Trainer(network.copy(), course, taught, self.pipeline)
         every, patience = asked.validate_every, asked.patience
         return Training(
-            network, trainer, self.work, judged=self._judged, every=every, patience=patience, watch=self.watch
+            network,
+            trainer,
+            self.work,
+            judged=self._judged,
+            every=every,
+            patience=patience,
+            learnt=not self.start[1],
+            watch=self.watch,
         )
 
     def _taught(self, data: Data) -> Data:

@@ -33,7 +33,8 @@ class Training:
 
     ``trainer`` trains a copy of the network's module. ``judged`` gives the quality of a network; with it, there is a
     validation every ``every`` steps and at the end, and the averaged weights that were best are kept (``Selection``).
-    ``patience``: after so many validations without a new best the training ends; None for never.
+    ``patience``: after so many validations without a new best the training ends; None for never. ``learnt``: whether
+    the network begins with weights that were trained; these are validated, too, and kept where nothing gets better.
 
     In the folder are CHECKPOINT and what a ``Logbook`` writes: ``loss/HEAD``, ``val/HEAD``, ``weight/HEAD``, ``rate``.
     """
@@ -47,10 +48,12 @@ class Training:
         judged: Callable[[Network], Quality] | None = None,
         every: int = 500,
         patience: int | None = None,
+        learnt: bool = False,
         watch: Watch = silent,
     ) -> None:
         self.network, self.trainer, self.work = network, trainer, work
         self.judged, self.every, self.patience, self.watch = judged, every, patience, watch
+        self.learnt = learnt
 
     def run(self) -> Network:
         """Train to the end, from the checkpoint if there is one; returns the network with the weights to keep.
@@ -71,6 +74,8 @@ class Training:
 
     def _steps(self, log: Logbook, checkpoint: Path) -> None:
         trainer, saved = self.trainer, time.monotonic()
+        if self.learnt and not trainer.clock.step:
+            self._validate(log)
         trainer.stopped = self._stale()
         for line in trainer.run():
             step = line["step"]

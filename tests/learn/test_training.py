@@ -102,6 +102,16 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_weights_that_were_trained_before_are_kept_where_nothing_gets_better(tmp_path: Path) -> None:
+    judge = Judge(0.8, 0.4, 0.8, 0.6)
+    made = training(tmp_path, judge, learnt=True)
+    found = made.run()
+    assert [one.step for one in made.trainer.selection.validations] == [0, 2, 4, 6]
+    assert same(found.module.state_dict(), network().module.state_dict())
+    assert found.steps[-1].facts["best_step"] == 0
+    assert read_lines(tmp_path)[0]["val/scene"] == 0.8
+
+
 def test_the_best_validated_weights_are_kept(tmp_path: Path) -> None:
     judge = Judge(0.4, 0.8, 0.6)
     made = training(tmp_path, judge)
