@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from sharedbb.cli.options import NoCacheOption, QuietOption
+from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
     from sharedbb.cli.files import Files
@@ -46,6 +46,7 @@ def compress(
     speed and is not measured faster. Stopped at any moment, the same command goes on where it was.
     """
     from sharedbb.cli.compression import Stopwatch
+    from sharedbb.cli.compression_table import compression_table
     from sharedbb.cli.costing import fitted
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
@@ -69,7 +70,7 @@ def compress(
         watch("writing", None)
         told = record(result, fitted(pipeline.runtime))
         write(result, told, out, files, use_cache)
-    tell(told, out, files, screen)
+    tell(compression_table(told), out, files, screen)
 
 
 class Watching:
@@ -105,13 +106,9 @@ def write(result: Run, told: Mapping[str, Any], out: Path, files: Files, use_cac
     """Write the artifact with a pipeline file beside it, and the record as asked for."""
     from sharedbb.cli.compression import pictures
     from sharedbb.cli.compression_page import compression_page
-    from sharedbb.profiling.files import write_text
 
     result.save(out)
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, compression_page(told, pictures(result, use_cache)))
+    keep(told, files, lambda: compression_page(told, pictures(result, use_cache)))
 
 
 def record(result: Run, model: CostModel | None) -> dict[str, Any]:
@@ -124,15 +121,3 @@ def record(result: Run, model: CostModel | None) -> dict[str, Any]:
     for row, found in zip(told["rows"], by_row, strict=True):
         row["predicted"] = [asdict(one) for one in found]
     return told | {"cost_model": model.fingerprint if model else None}
-
-
-def tell(told: Mapping[str, Any], out: Path, files: Files, screen: Screen) -> None:
-    """Print what was done and where it is."""
-    from sharedbb.cli.compression_table import compression_table, size
-
-    if screen.quiet:
-        return
-    screen.results.print(compression_table(told))
-    beside = out.with_suffix(".yaml")
-    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
-    files.tell(screen.results)

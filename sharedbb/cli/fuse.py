@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sharedbb.cli.options import NoCacheOption, QuietOption
+from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
     from sharedbb.cli.files import Files
-    from sharedbb.cli.session import Screen
     from sharedbb.learn.fusion import Fusion
 
 RECORD_VERSION = 1
@@ -49,6 +48,7 @@ def fuse(
     """
     from sharedbb.cli.compress import Watching
     from sharedbb.cli.files import Files
+    from sharedbb.cli.fuse_table import fuse_table
     from sharedbb.cli.fusing import speeds
     from sharedbb.cli.session import Screen
     from sharedbb.errors import SinkError
@@ -71,7 +71,7 @@ def fuse(
         told = record(result, speeds(result, use_cache=False if no_cache else None))
         watch("writing", None)
         write(result, told, files)
-    tell(told, out, files, screen)
+    tell(fuse_table(told), out, files, screen)
     if result.missed:
         raise typer.Exit(MISSED)
 
@@ -99,22 +99,5 @@ def write(result: Fusion, told: Mapping[str, Any], files: Files) -> None:
     """Write the record as asked for."""
     from sharedbb.cli.fuse_page import fuse_page
     from sharedbb.cli.fusing import pictures
-    from sharedbb.profiling.files import write_text
 
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, fuse_page(told, pictures(result)))
-
-
-def tell(told: Mapping[str, Any], out: Path, files: Files, screen: Screen) -> None:
-    """Print what came out and where it is."""
-    from sharedbb.cli.compression_table import size
-    from sharedbb.cli.fuse_table import fuse_table
-
-    if screen.quiet:
-        return
-    screen.results.print(fuse_table(told))
-    beside = out.with_suffix(".yaml")
-    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
-    files.tell(screen.results)
+    keep(told, files, lambda: fuse_page(told, pictures(result)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sharedbb.cli.options import NoCacheOption, PipelineArgument, QuietOption, SetOption, read_pipeline
+from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
     from sharedbb.cli.files import Files
-    from sharedbb.cli.session import Screen
     from sharedbb.learn.sharing_record import Sharing
 
 RECORD_VERSION = 1
@@ -81,6 +80,7 @@ def share_depth(
     keep their floor, with a branch for each specialist. Stopped at any moment, the same command goes on where it was.
     """
     from sharedbb.cli.compress import Watching
+    from sharedbb.cli.depth_table import depth_table
     from sharedbb.cli.depths import Stopwatch, floors_of, pictures_of, question_of, specialists_of
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
@@ -120,7 +120,7 @@ def share_depth(
         found = share(question, pictures, journal, measure=measure, watch=watch)
         told = record(found, [sentence for one in pictures for sentence in one.said])
         write(found, told, out, files)
-    tell(told, out, files, screen)
+    tell(depth_table(told), out, files, screen)
 
 
 def record(found: Sharing, said: Sequence[str]) -> dict[str, Any]:
@@ -134,23 +134,6 @@ def record(found: Sharing, said: Sequence[str]) -> dict[str, Any]:
 def write(found: Sharing, told: Mapping[str, Any], out: Path, files: Files) -> None:
     """Write the artifact with a pipeline file beside it, and the record as asked for."""
     from sharedbb.cli.depth_page import depth_page
-    from sharedbb.profiling.files import write_text
 
     found.save(out)
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, depth_page(told))
-
-
-def tell(told: Mapping[str, Any], out: Path, files: Files, screen: Screen) -> None:
-    """Print what was found and where it is."""
-    from sharedbb.cli.compression_table import size
-    from sharedbb.cli.depth_table import depth_table
-
-    if screen.quiet:
-        return
-    screen.results.print(depth_table(told))
-    beside = out.with_suffix(".yaml")
-    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
-    files.tell(screen.results)
+    keep(told, files, lambda: depth_page(told))

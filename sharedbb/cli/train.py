@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sharedbb.cli.options import PipelineArgument, QuietOption, SetOption, read_pipeline
+from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
     from sharedbb.cli.files import Files
-    from sharedbb.cli.session import Screen
     from sharedbb.learn.balance import Balancing
 
 STEPS = 2000
@@ -116,32 +116,22 @@ def train(
         trained.save(out)
         told = record(trained, out, folder)
     write(told, files)
-    tell(told, out, files, screen)
+    tell(shown(told), out, files, screen)
 
 
 def write(told: Mapping[str, Any], files: Files) -> None:
     """Write the record as asked for."""
     from sharedbb.cli.training_page import training_page
-    from sharedbb.profiling.files import write_text
 
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, training_page(told))
+    keep(told, files, lambda: training_page(told))
 
 
-def tell(told: Mapping[str, Any], out: Path, files: Files, screen: Screen) -> None:
-    """Print what came of it and where it is."""
-    from sharedbb.cli.compression_table import size
+def shown(told: Mapping[str, Any]) -> Group:
+    """The table, and what there is to say."""
+    from rich.console import Group
+    from rich.text import Text
 
-    if screen.quiet:
-        return
-    screen.results.print(table(told))
-    for sentence in told["said"]:
-        screen.results.print(sentence, markup=False, soft_wrap=True)
-    beside = out.with_suffix(".yaml")
-    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
-    files.tell(screen.results)
+    return Group(table(told), *map(Text, told["said"]))
 
 
 def table(told: Mapping[str, Any]) -> Table:

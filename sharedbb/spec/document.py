@@ -7,7 +7,7 @@ problem.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,15 @@ def read(text: str, file: str | None = None) -> Document:
     document = Document(file)
     if root is not None:
         document.value = _Walk(document).value(root, ())
+    return document
+
+
+def read_mapping(text: str, file: str | None, fields: Iterable[str]) -> Document:
+    """As ``read``, where the text must hold a mapping; ``fields`` are those that it may have, for the message."""
+    document = read(text, file)
+    if not isinstance(document.value, dict):
+        message = f"must be a mapping with the fields {', '.join(fields)}, got {shown(document.value)}"
+        raise SpecError(document.problems or [document.problem((), message)])
     return document
 
 

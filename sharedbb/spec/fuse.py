@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from sharedbb.errors import SpecError
-from sharedbb.spec.document import Document, FieldPath, read
+from sharedbb.spec.document import Document, FieldPath, read_mapping
 from sharedbb.spec.faults import Fault, did_you_mean, said, said_at, shown
 from sharedbb.spec.loader import load, text_of
 from sharedbb.spec.messages import problems_of
@@ -298,10 +298,7 @@ def load_fuse(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Fu
 
 def loads_fuse(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> Fuse:
     """The same from text; without ``file``, paths stay as they are written and the student is not looked at."""
-    document = read(text, file)
-    if not isinstance(document.value, dict):
-        message = f"must be a mapping with the fields {', '.join(Fuse.model_fields)}, got {shown(document.value)}"
-        raise SpecError(document.problems or [document.problem((), message)])
+    document = read_mapping(text, file, Fuse.model_fields)
     override(document, overrides)
     problems = list(document.problems)
     try:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, ValidationError
 
 from sharedbb.errors import Problem, SpecError
 from sharedbb.registry import BACKENDS
-from sharedbb.spec.document import Document, FieldPath, dotted, read
+from sharedbb.spec.document import Document, FieldPath, dotted, read_mapping
 from sharedbb.spec.faults import said, shown
 from sharedbb.spec.loader import text_of
 from sharedbb.spec.messages import problems_of
@@ -166,10 +166,7 @@ def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
 
 def loads_space(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> Space:
     """The same from text; without ``file``, paths stay as they are written."""
-    document = read(text, file)
-    if not isinstance(document.value, dict):
-        message = f"must be a mapping with the fields {', '.join(Recipe.model_fields)}, got {shown(document.value)}"
-        raise SpecError(document.problems or [document.problem((), message)])
+    document = read_mapping(text, file, Recipe.model_fields)
     override(document, overrides)
     space = Space(document)
     first = {name: found.low if isinstance(found, Search) else found.values[0] for name, found in space.free.items()}
