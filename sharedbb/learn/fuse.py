@@ -10,7 +10,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sharedbb.learn.report import StepReport
 from sharedbb.learn.start import begun
 from sharedbb.learn.survey import part_of, usable
 from sharedbb.learn.teachers import Teacher, answered, open_teacher
+from sharedbb.learn.teachers.answers import digest_of
 from sharedbb.learn.teachers.teacher import WHERE
 from sharedbb.learn.trainer import Trainer
 from sharedbb.learn.training import Training, Watch, silent
@@ -39,6 +40,9 @@ from sharedbb.types import Output
 
 SETTINGS, ANSWERS, STUDENT, TEST = "settings.json", "answers", "student.sbb", "test.json"
 """What is in the work folder beside the training: what decides it, the teachers' answers, what comes out."""
+
+MOST_SAID = 256
+"""Pictures of which the teachers' answers stay in memory, about one or two megabytes each."""
 
 
 def fuse(spec: Fuse, work: str | Path, *, watch: Watch = silent) -> Fusion:
@@ -57,6 +61,7 @@ class _Fusing:
     spec: Fuse
     work: Path
     watch: Watch
+    _said: dict[str, Mapping[str, Output]] = field(default_factory=dict)
 
     def run(self) -> Fusion:
         """All of it."""
@@ -230,8 +235,17 @@ class _Fusing:
         return compared(student, self._answer, self.sets[role], network.pipeline, partial(self.watch, doing))
 
     def _answer(self, rgb: Rgb) -> Mapping[str, Output]:
-        """What the teachers say of a picture, at their operating points, by head of the student."""
-        return {head: output for teacher in self.teachers.values() for head, output in teacher(rgb).items()}
+        """What the teachers say of a picture, at their operating points, by head of the student.
+
+        They are asked once about each of the first pictures: those of ``val``, which come again at every validation.
+        """
+        picture = digest_of(rgb)
+        if picture in self._said:
+            return self._said[picture]
+        said = {head: output for teacher in self.teachers.values() for head, output in teacher(rgb).items()}
+        if len(self._said) < MOST_SAID:
+            self._said[picture] = said
+        return said
 
 
 def sets_of(data: FuseData, size: tuple[int, int], watch: Watch = silent) -> dict[str, list[Data]]:

@@ -21,7 +21,7 @@ from sharedbb.learn.fuse import fuse, sets_of
 from sharedbb.learn.fusion import Fusion
 from sharedbb.learn.judge import LOWEST_SCORE
 from sharedbb.learn.network import Network
-from sharedbb.learn.teachers import open_teacher
+from sharedbb.learn.teachers import Teacher, open_teacher
 from sharedbb.outputs.agreement import Agreement
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import load
@@ -290,6 +290,22 @@ def test_the_artifact_says_where_it_comes_from(file: Path) -> None:
     assert shares == {"labelled": 0.25, "clip": pytest.approx(0.75 * 12 / 15), "clip2": pytest.approx(0.75 * 3 / 15)}
     assert steps[-1]["settings"]["teachers"]["light"]["heads"] == ["light"]
     assert load(file.parent / "fused.yaml").heads.keys() == result.network.pipeline.heads.keys()
+
+
+def test_teachers_are_asked_once_about_pictures_that_come_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bytes]] = []
+    plain = Teacher.__call__
+
+    def counted(teacher: Teacher, rgb: Any) -> Any:
+        asked.append((teacher.name, rgb.tobytes()))
+        return plain(teacher, rgb)
+
+    monkeypatch.setattr(Teacher, "__call__", counted)
+    result = run(file, "work")  # validated twice on 4 pictures, then for operating points; tested on 4 and 3 others
+    assert len(asked) == len(set(asked)) == 2 * (4 + 4 + 3)
+    monkeypatch.setattr("sharedbb.learn.fuse.MOST_SAID", 0)
+    assert run(file, "forgetful").test == result.test
+    assert len(asked) == 2 * (4 + 4 + 3) + 2 * (3 * 4 + 4 + 3)
 
 
 def test_boxes_are_cut_off_where_they_match_best(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
