@@ -51,7 +51,7 @@ CAPTURED_HZ = 30
 LONGEST_GAP_S = 1.0
 WAY = ("runtime.backend=openvino", "runtime.precision=bf16")
 CALIBRATION = 128
-SMALL = PIPELINE.with_name("street-small.yaml")
+OTHERS = (PIPELINE.with_name("street-small.yaml"), PIPELINE.with_name("street-half.yaml"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="15 pictures and a case of each family, not kept")
     options = parser.parse_args()
 
-    pipeline, *others = pipelines = [sb.load(file, WAY) for file in (options.pipeline, SMALL, *options.also)]
+    pipeline, *others = pipelines = [sb.load(file, WAY) for file in (options.pipeline, *OTHERS, *options.also)]
     if len({one.name for one in pipelines}) < len(pipelines):
         parser.error(f"each pipeline needs a name of its own, got {', '.join(one.name for one in pipelines)}")
 
