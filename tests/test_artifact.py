@@ -329,7 +329,10 @@ def test_load_weights_converts_half_to_the_types_of_the_network(tmp_path: Path) 
 
 
 def test_a_pipeline_may_use_fewer_heads_than_the_artifact_has(file: Path) -> None:
-    artifact.load_weights(Tiny(scene=False), artifact.load(file), heads("road"))
+    network, stored = Tiny(scene=False), artifact.load(file)
+    artifact.load_weights(network, stored, heads("road"))
+    assert stored.weights.keys() > network.state_dict().keys()
+    assert all(torch.equal(weight, stored.weights[name]) for name, weight in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharedbb.cli.options import NoCacheOption, QuietOption
+from sharedbb.cli.options import (
+    ArtifactOption,
+    NoCacheOption,
+    QuietOption,
+    RecordOption,
+    ReportOption,
+    WorkOption,
+)
 from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
@@ -24,19 +31,14 @@ MISSED = 1
 
 def fuse(
     file: Annotated[str, typer.Argument(metavar="FUSE", help="A fuse file.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.sbb", help="The artifact; its pipeline file is written beside it.")
-    ],
+    out: ArtifactOption,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the file, such as training.steps=100."),
     ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", metavar="FOLDER", help="Where to resume from; FILE.work beside the artifact if absent."),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The record as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="HTML report.")] = None,
+    work: WorkOption = None,
+    json_file: RecordOption = None,
+    report: ReportOption = None,
     no_cache: NoCacheOption = False,
     quiet: QuietOption = False,
 ) -> None:

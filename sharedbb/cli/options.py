@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +36,21 @@ PrecisionOption = Annotated[
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Compile and measure anew, and keep nothing of it on disk.")
 ]
+ArtifactOption = Annotated[
+    Path, typer.Option("--out", metavar="FILE.sbb", help="The artifact; its pipeline file is written beside it.")
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option("--work", metavar="FOLDER", help="Where to resume from; FILE.work beside the artifact if absent."),
+]
+RecordOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The record as JSON.")]
+ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="HTML report.")]
+BatchOption = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures of a step.")]
+RateOption = Annotated[float, typer.Option("--lr", metavar="RATE", min=0, help="Highest learning rate.")]
+CropOption = Annotated[
+    str | None, typer.Option("--crop", metavar="HxW", help="Size of the crops; growing with the training if absent.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal weights.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 

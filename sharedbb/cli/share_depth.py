@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharedbb.cli.options import NoCacheOption, PipelineArgument, QuietOption, SetOption, read_pipeline
+from sharedbb.cli.options import (
+    ArtifactOption,
+    BatchOption,
+    CropOption,
+    NoCacheOption,
+    PipelineArgument,
+    QuietOption,
+    RateOption,
+    RecordOption,
+    ReportOption,
+    SeedOption,
+    SetOption,
+    WorkOption,
+    read_pipeline,
+)
 from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
@@ -35,9 +49,7 @@ def share_depth(
         str,
         typer.Option("--data", metavar="SET", help="Pictures: camvid:DIR, coco:DIR, a folder, a video, ..."),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.sbb", help="The artifact; its pipeline file is written beside it.")
-    ],
+    out: ArtifactOption,
     depths: Annotated[
         str | None,
         typer.Option(
@@ -52,24 +64,18 @@ def share_depth(
         int | None, typer.Option("--steps", metavar="N", min=0, help="Of each training; 500 if absent, 0 for none.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", min=0, help="Of each, instead.")] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures of a step.")] = 8,
-    lr: Annotated[float, typer.Option("--lr", metavar="RATE", min=0, help="Highest learning rate.")] = 5e-4,
-    crop: Annotated[
-        str | None,
-        typer.Option("--crop", metavar="HxW", help="Size of the crops; growing with the training if absent."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal weights.")] = 0,
+    batch: BatchOption = 8,
+    lr: RateOption = 5e-4,
+    crop: CropOption = None,
+    seed: SeedOption = 0,
     judged: Annotated[
         int | None, typer.Option("--judge", metavar="N", min=1, help="Judge on N pictures; on all of val if absent.")
     ] = None,
     timing: Annotated[bool, typer.Option(help="Whether a frame is timed with each network.")] = True,
     overrides: SetOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", metavar="FOLDER", help="Where to resume from; FILE.work beside the artifact if absent."),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The record as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="HTML report.")] = None,
+    work: WorkOption = None,
+    json_file: RecordOption = None,
+    report: ReportOption = None,
     no_cache: NoCacheOption = False,
     quiet: QuietOption = False,
 ) -> None:

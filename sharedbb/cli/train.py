@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sharedbb.cli.options import PipelineArgument, QuietOption, SetOption, read_pipeline
+from sharedbb.cli.options import (
+    ArtifactOption,
+    BatchOption,
+    CropOption,
+    PipelineArgument,
+    QuietOption,
+    RateOption,
+    RecordOption,
+    ReportOption,
+    SeedOption,
+    SetOption,
+    WorkOption,
+    read_pipeline,
+)
 from sharedbb.cli.results import keep, tell
 
 if TYPE_CHECKING:
@@ -32,9 +45,7 @@ def train(
             help="Labelled pictures: camvid:DIR, coco:DIR, a folder, synthetic:street?...; may be given again.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.sbb", help="The artifact; its pipeline file is written beside it.")
-    ],
+    out: ArtifactOption,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=0, help="How long; 2000 if absent.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", metavar="M", min=0, help="How long, instead.")] = None,
     balance: Annotated[
@@ -51,13 +62,10 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE.sbb", help="Weights to begin with; new heads stay random.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures of a step.")] = 8,
-    lr: Annotated[float, typer.Option("--lr", metavar="RATE", min=0, help="Highest learning rate.")] = 1e-3,
-    crop: Annotated[
-        str | None,
-        typer.Option("--crop", metavar="HxW", help="Size of the crops; growing with the training if absent."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal weights.")] = 0,
+    batch: BatchOption = 8,
+    lr: RateOption = 1e-3,
+    crop: CropOption = None,
+    seed: SeedOption = 0,
     validate_every: Annotated[
         int | None, typer.Option("--validate-every", metavar="STEPS", min=1, help="A twentieth of --steps if absent.")
     ] = None,
@@ -68,12 +76,9 @@ def train(
         bool, typer.Option("--test", help="Judge the result on the sets' test parts, once, at the end.")
     ] = False,
     overrides: SetOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", metavar="FOLDER", help="Checkpoint and logs; FILE.work beside the artifact if absent."),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The record as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="HTML report.")] = None,
+    work: WorkOption = None,
+    json_file: RecordOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a pipeline's heads on labelled pictures.

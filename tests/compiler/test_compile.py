@@ -138,7 +138,8 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monke
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("SHAREDBB_CACHE", str(blocked))
-    sb.compile(_pipeline("openvino"))
+    assert sb.compile(_pipeline("openvino")).program.stages
+    assert blocked.read_text() == ""
 
 
 def test_the_key_changes_with_whatever_decides_the_result(own_cache: Path, tmp_path: Path) -> None:
@@ -148,6 +149,22 @@ def test_the_key_changes_with_whatever_decides_the_result(own_cache: Path, tmp_p
     sb.compile(wider)
     sb.compile(pipeline.model_copy(update={"name": "another name, the same network"}))
     assert len(list(own_cache.iterdir())) == 2
+
+
+def test_branches_decide_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+
+    def noted(facts: dict[str, Any]) -> str:
+        keys.append(json.dumps(facts, sort_keys=True))
+        raise InterruptedError
+
+    monkeypatch.setattr("sharedbb.compiler.assemble.cache.key", noted)
+    told = {"scene": {"type": "tags", "taps": [32], "labels": ["a"]}, "road": {"type": "depth", "taps": [8]}}
+    for branches in ({}, {"scene": {"after": 8, "heads": ["scene"]}}, {"scene": {"after": 16, "heads": ["scene"]}}):
+        spec = {"name": "p", "backbone": {"arch": "resnet18"}, "heads": told, "branches": branches}
+        with pytest.raises(InterruptedError):
+            sb.compile(sb.Pipeline.model_validate(spec))
+    assert len(set(keys)) == 3
 
 
 def test_parts_of_the_users_own_are_known_by_the_network_they_build(own_cache: Path, picture: np.ndarray) -> None:

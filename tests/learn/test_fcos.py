@@ -168,3 +168,18 @@ def test_what_a_teacher_is_not_sure_of_counts_less() -> None:
     right[other.positive] = 0.0  # a probability of one half
     assert float(detection_loss(right, other.distances, other)) < 1e-3
     assert float(detection_loss(right, one.distances, one)) > 0.01
+
+
+def test_a_doubtful_box_may_lie_wrong_more_cheaply() -> None:
+    boxes = boxes_from((4, 4, 28, 28, 0, False), (64, 40, 88, 64, 0, False))
+    target = Assignment.stack(
+        [assign(replace(boxes, scores=np.array([1, 0.25], np.float32)), None, Grid.of(*SIZE, STRIDES), 1)]
+    )
+    scores = torch.logit(target.scores.clamp(1e-6, 1 - 1e-6))
+    costs = []
+    for sure in (1.0, 0.25):
+        wrong = target.distances.clone()
+        wrong[target.scores[..., 0] == sure] *= 2
+        costs.append(float(detection_loss(scores, wrong, target)))
+    counts = [int((target.scores == sure).sum()) for sure in (1.0, 0.25)]
+    assert costs[1] / costs[0] == pytest.approx(0.25 * counts[1] / counts[0], rel=0.02)

@@ -77,12 +77,10 @@ def test_everything_known_stays_on_what_it_names_in_any_crop(seed: int) -> None:
 
 
 def test_boxes_are_cut_off_and_what_is_left_of_a_small_part_does_not_count() -> None:
-    given = Objects(
-        boxes((0, 0, 20, 20), (30, 0, 60, 20), (50, 30, 54, 34), (0, 40, 8, 48), scores=(0.9, 0.8, 0.7, 0.6))
-    )
-    moved = given.warped(warp(left=15)).boxes
-    assert moved.xyxy.tolist() == [[0, 0, 5, 20], [15, 0, 45, 20], [35, 30, 39, 34]]
-    assert moved.ignored.tolist() == [True, False, True]  # a quarter is left; whole; too small
+    corners = (0, 0, 21, 40), (30, 0, 60, 20), (50, 30, 54, 34), (0, 40, 8, 48)
+    moved = Objects(boxes(*corners, scores=(0.9, 0.8, 0.7, 0.6))).warped(warp(left=15)).boxes
+    assert moved.xyxy.tolist() == [[0, 0, 6, 40], [15, 0, 45, 20], [35, 30, 39, 34]]
+    assert moved.ignored.tolist() == [True, False, True]  # two sevenths are left; whole; too small
     assert moved.certainty.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 

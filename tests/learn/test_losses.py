@@ -202,6 +202,9 @@ def test_heat_maps_and_vectors() -> None:
     wanted = torch.tensor([[[[0.9, 0.05, 0.05]]]])
     assert float(heatmap_loss(torch.logit(wanted), wanted)) == pytest.approx(0, abs=1e-6)
     assert float(heatmap_loss(torch.zeros(1, 1, 1, 3), wanted)) > 0.1
+    empty = torch.zeros(4, 5, 16, 24)
+    assert float(heatmap_loss(torch.full_like(empty, -4.6), empty)) < 0.01  # nearly right in every cell
+    assert float(heatmap_loss(torch.zeros_like(empty), empty)) > 100
     vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert float(embedding_loss(vectors, 3 * vectors)) == pytest.approx(0, abs=1e-6)
     assert float(embedding_loss(vectors, -vectors)) == pytest.approx(2)
@@ -240,6 +243,9 @@ def test_heads_learn_what_teachers_say() -> None:
     }
     made = tasks_of(PIPELINE, taught(**known))
     assert made.keys() == known.keys()
+    counts = np.bincount(map_.ravel(), minlength=2)
+    assert isinstance(made["surface"], Segmentation)
+    assert made["surface"].class_weight.tolist() == class_weights(counts).tolist()
     targets = {name: task.target([known[name], None], (64, 96)) for name, task in made.items()}
     assert torch.equal(targets["surface"][0], torch.from_numpy(map_))
     assert torch.equal(targets["edges"][0], torch.from_numpy(map_[4::8, 4::8]))

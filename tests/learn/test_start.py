@@ -151,3 +151,27 @@ def test_what_does_not_fit_is_refused(learnt: Network, file: Path, tmp_path: Pat
     (tmp_path / "plain.yaml").write_text(dump(pipeline(HEADS)))
     with pytest.raises(WeightsError, match=r"names no artifact as its weights, but nothing; give the \.sbb itself"):
         begun(pipeline(HEADS), tmp_path / "plain.yaml")
+
+
+def test_branches_begin_like_the_trunk_or_as_they_were_learnt(tmp_path: Path) -> None:
+    whole = {"backbone": {"arch": "mobilenet_v3_small"}}
+    branched = {**whole, "branches": {"scene": {"after": 8, "heads": ["scene"]}}}
+    plain = Network.of(pipeline(HEADS, **whole))
+    with torch.no_grad():
+        for weight in plain.module.parameters():
+            weight.mul_(1.1)  # unlike those that the pipeline begins with
+    plain.save(tmp_path / "plain.sbb")
+    weights = {"arch": "mobilenet_v3_small", "weights": str(tmp_path / "plain.sbb")}
+    given = Network.of(pipeline(HEADS, **{**branched, "backbone": weights}))
+    expected, found = answers(Network.of(tmp_path / "plain.sbb")), answers(given)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+    with torch.no_grad():
+        for weight in given.module.get_submodule("branches").parameters():
+            weight.mul_(0.9)
+    given.save(tmp_path / "branched.sbb")
+    again, new = begun(pipeline(HEADS, **branched), tmp_path / "branched.sbb")
+    assert new == ()
+    stored, taken = given.module.state_dict(), again.module.state_dict()
+    assert any(name.startswith("branches.") for name in taken)
+    assert all(torch.allclose(value, stored[name], rtol=1e-3, atol=1e-4) for name, value in taken.items())
