@@ -210,12 +210,12 @@ class Program:
 
     ``stages`` are the segments in execution order. ``fused`` holds, for sets of heads that fall due together, one stage
     that does the work of all their segments, where that was measured to be faster. ``bargain`` says what may be reused
-    between frames, None for nothing; then ``whole`` is one stage that gives every feature and answer, and ``fresh``,
-    where asked for, one that gives the maps among the answers from the picture and given deep features. ``planes`` are
-    the arrays that the picture is read as; ``intake`` makes a stream's intake for such buffers, by name. ``choices``
-    says what ``auto`` chose and why, one line each. ``operators`` and ``separate`` count the operators of the merged
-    graph and of its heads' networks one by one. ``stems`` says what a transform did to each convolution that reads the
-    picture, ``certificates`` how wrong those can be that are not given all of it.
+    between frames, None for nothing; then ``whole`` is one stage that gives every answer, and every feature that is
+    used again, and ``fresh``, where asked for, one that gives the maps among the answers from the picture and given
+    deep features. ``planes`` are the arrays that the picture is read as; ``intake`` makes a stream's intake for such
+    buffers, by name. ``choices`` says what ``auto`` chose and why, one line each. ``operators`` and ``separate`` count
+    the operators of the merged graph and of its heads' networks one by one. ``stems`` says what a transform did to each
+    convolution that reads the picture, ``certificates`` how wrong those can be that are not given all of it.
     """
 
     name: str

@@ -153,6 +153,7 @@ class EagerBackend:
         """What runs a segment's module; here the module itself."""
         return TorchExecutable(module)
 
+    @torch.inference_mode()
     def picture(self, size: Size, planes: Sequence[Plane]) -> Picture:
         """uint8 NHWC buffers; on a GPU page-locked ones and their copies there."""
         pinned = self.device != "cpu"
@@ -162,6 +163,7 @@ class EagerBackend:
             arrays, {name: tensor.to(self.device) for name, tensor in host.items()} if pinned else dict(host)
         )
 
+    @torch.inference_mode()
     def upload(self, picture: Picture) -> None:
         """Copy the page-locked buffers to the GPU without waiting."""
         if self.device != "cpu":
@@ -178,6 +180,7 @@ class EagerBackend:
         """The feature's own memory as [N, H, W, C], to be cut into tiles; pictures are stored like that already."""
         return TensorPatches(feature if feature.dtype is torch.uint8 else feature.permute(0, 2, 3, 1))
 
+    @torch.inference_mode()
     def batch(self, feature: Tensor, count: int, height: int, width: int) -> Tensor:
         """A new buffer like a feature map, for as many crops of a height and width in cells."""
         if feature.dtype is torch.uint8:
@@ -251,40 +254,46 @@ def _code_of_its_own(module: SegmentModule) -> FunctionType:
 
 
 class CudaGraphSession:
-    """Replays a recorded CUDA graph; records again only when its inputs are other tensors than before."""
+    """Replays a CUDA graph, recorded at the first call.
+
+    Pictures are copied into the graph's own, since a stream's frames come in several buffers by turns; features are
+    read where they were at the first call, or copied there from where they are now.
+    """
 
     def __init__(self, module: Module, into: Sequence[Tensor] | None = None) -> None:
         self._module = module
         self._into = into
-        self._features: tuple[Tensor, ...] = ()
+        self._inputs: tuple[Tensor, ...] = ()
         self._results: Sequence[Tensor] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
     def __call__(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """Run the segment; the results are this session's buffers, overwritten by the next call."""
-        same = len(features) == len(self._features)
-        if self._graph is None or not (same and all(map(_is, features, self._features))):
-            self._record(tuple(features))
+        if self._graph is None:
+            self._record(features)
         assert self._graph is not None
+        for own, given in zip(self._inputs, features, strict=True):
+            if own is not given:
+                own.copy_(given)
         self._graph.replay()
         return self._results
 
-    def _record(self, features: tuple[Tensor, ...]) -> None:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._module(*features)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._results = _filled(self._into, self._module(*features))
-        self._features = features
-
-
-def _is(one: Tensor, other: Tensor) -> bool:
-    return one is other
+    def _record(self, features: Sequence[Tensor]) -> None:
+        """Record the graph; meanwhile cuDNN measures which of its kernels is fastest at these shapes."""
+        self._inputs = tuple(x.clone() if x.dtype is torch.uint8 else x for x in features)
+        tf32 = torch.backends.cudnn.allow_tf32
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self._module(*self._inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._results = _filled(self._into, self._module(*self._inputs))
+        self._graph = graph
 
 
 class CudaExecutable(TorchExecutable):

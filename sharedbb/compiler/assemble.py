@@ -18,7 +18,7 @@ from sharedbb.errors import Problem, SpecError
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
-from sharedbb.reuse.policy import Bargain
+from sharedbb.reuse.policy import Bargain, by_parts
 from sharedbb.runtime import Engine, Ladder, OpenSource, Rules
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
 from sharedbb.spec.transforms import LowResolutionTransform, RgbTransform
@@ -59,7 +59,7 @@ def _program(pipeline: Pipeline, source: Any, use_cache: bool | None) -> Program
     graph = None if _is_built_in(pipeline) else _graph(pipeline)
     name = cache.key(_deciding_facts(pipeline, ways, graph, given))
     cached = pipeline.runtime.cache if use_cache is None else use_cache
-    found = compiled.load(name, pipeline.runtime.threads) if cached else None
+    found = compiled.load(name, pipeline.runtime.threads, pipeline.reuse.mode) if cached else None
     if found is None:
         found = _build(pipeline, ways, graph or _graph(pipeline), given)
         if cached:
@@ -162,7 +162,11 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
     return {
         "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads", "branches")},
         "graph": graph and graph.digest,
-        "reuse": [pipeline.reuse.mode != "off", pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh],
+        "reuse": [
+            pipeline.reuse.mode != "off",
+            by_parts(pipeline.reuse.mode),
+            pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh,
+        ],
         "source": given.decides,
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
         "ways": [str(way) for way in ways],
@@ -205,6 +209,7 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: G
         threads,
         every,
         reuse=reuse.mode != "off",
+        tiles=by_parts(reuse.mode),
         fresh=reuse.fresh if reuse.mode == "keyframe" else 0,
     )
     return replace(found, form=form, choices=(*said, *found.choices))

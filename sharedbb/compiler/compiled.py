@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from sharedbb.compiler import cache
 from sharedbb.compiler.choose import Candidate
 from sharedbb.compiler.form import Form
 from sharedbb.errors import BackendError
-from sharedbb.program import Stage, StageFacts, Tiles
+from sharedbb.program import Executable, Session, Stage, StageFacts, Tiles
+from sharedbb.reuse.policy import by_parts
 from sharedbb.reuse.regions import Tiling
 
 
@@ -34,6 +35,24 @@ class Compiled:
     form: Form
     whole: Stage | None = None
     fresh: Stage | None = None
+
+
+class Stored:
+    """An executable from the disk cache, which its backend takes up when it is first needed: many never are."""
+
+    def __init__(self, blob: bytes, load: Callable[[bytes], Executable]) -> None:
+        self._blob, self._load = blob, load
+        self._executable: Executable | None = None
+
+    def ready(self) -> Executable:
+        """The backend's own executable, taken up now if it was not. Raises RuntimeError for what it does not take."""
+        if self._executable is None:
+            self._executable, self._blob = self._load(self._blob), b""
+        return self._executable
+
+    def session(self, into: Sequence[Any] | None = None) -> Session:
+        """A session of the backend's own executable."""
+        return self.ready().session(into)
 
 
 def store(name: str, compiled: Compiled) -> None:
@@ -63,34 +82,43 @@ def store(name: str, compiled: Compiled) -> None:
     cache.write(name, described, blobs)
 
 
-def load(name: str, threads: int | None) -> Compiled | None:
-    """What ``store`` kept under this key; None when it is not there or the backend does not take it back."""
+def load(name: str, threads: int | None, mode: str = "off") -> Compiled | None:
+    """What ``store`` kept under this key; None when it is not there or the backend does not take it back.
+
+    What ordinary frames run in this mode of reuse is taken up at once, so that none of them waits for it: the run of
+    everything and, where changes are computed in parts, every part and its tiles; without reuse the fused stages, or
+    the segments where none is.
+    """
     found = cache.read(name)
     if found is None:
         return None
     described, blobs = found
     try:
         backend = Candidate(*described["way"]).make(threads)
-        remaining = iter(blobs)
+        remaining = (Stored(blob, backend.load) for blob in blobs)
         everything = [
             Stage(
                 StageFacts.from_dict(facts),
-                backend.load(next(remaining)),
+                next(remaining),
                 tiling and Tiling.from_dict(tiling),
-                tuple(Tiles(size, count, backend.load(next(remaining)), macs, ms) for size, count, macs, ms in tiles),
+                tuple(Tiles(size, count, next(remaining), macs, ms) for size, count, macs, ms in tiles),
             )
             for facts, tiling, tiles in zip(described["stages"], described["tilings"], described["tiles"], strict=True)
         ]
         last = {name: everything.pop() for name in reversed(described["last"])}
         sets = [frozenset(heads) for heads in described["fused"]]
         form = Form.from_dict(described["form"])
+        segments = len(everything) - len(sets)
+        fused = dict(zip(sets, everything[segments:], strict=True))
+        ordinary = [*last.values()] or [*fused.values()] or everything
+        for stage in [*ordinary, *everything[:segments]] if by_parts(mode) else ordinary:
+            _take_up(stage)
     except (BackendError, KeyError, TypeError, ValueError, RuntimeError, StopIteration):
         return None
-    segments = len(everything) - len(sets)
     return Compiled(
         backend=backend,
         stages=tuple(everything[:segments]),
-        fused=dict(zip(sets, everything[segments:], strict=True)),
+        fused=fused,
         answers=described["answers"],
         choices=tuple(described["choices"]),
         operators=described["operators"],
@@ -98,3 +126,10 @@ def load(name: str, threads: int | None) -> Compiled | None:
         form=form,
         **last,
     )
+
+
+def _take_up(stage: Stage) -> None:
+    """Have a stage and its tiles ready to run. Raises RuntimeError for what the backend does not take back."""
+    for executable in (stage.executable, *(tiles.executable for tiles in stage.tiles)):
+        if isinstance(executable, Stored):
+            executable.ready()

@@ -42,13 +42,15 @@ def lower(
     separate: int | None = None,
     *,
     reuse: bool = False,
+    tiles: bool = True,
     fresh: int = 0,
 ) -> Compiled:
     """Cut the graph and compile its segments with each candidate; keep the fastest.
 
-    With ``reuse``, heads of one clock share their segments, segments are compiled for batches of tiles as well, and
-    all of it as one stage that gives every feature; ``fresh``: the stride up to which another stage computes features
-    anew for the heads that answer with maps, 0 for none.
+    With ``reuse``, heads of one clock share their segments, and all of it is compiled as one stage as well that gives
+    every answer, and every feature where they serve again: for ``tiles``, batches of which segments are compiled for,
+    and for ``fresh``, the stride up to which another stage computes features anew for the heads that answer with maps,
+    0 for none.
 
     A narrower precision is kept only when it is faster. Heads that fall due together (``every``: their clocks, 1 where
     not given) get one fused stage where that is faster than their segments one by one. ``separate`` counts the
@@ -65,10 +67,12 @@ def lower(
     )
     whole_stage = fresh_stage = None
     if reuse:
-        stages, tiles_said = divided(stages, parts, planes, best.backend)
-        everything = whole(parts, frozenset(_heads(graph)), features=True)
+        stages, tiles_said = divided(stages, parts, planes, best.backend) if tiles else (stages, ())
+        features = tiles or fresh > 0
+        everything = whole(parts, frozenset(_heads(graph)), features=features)
         whole_stage = _one(best, parts, everything, planes)
-        said = [*said, f"{everything.name} with all features: {whole_stage.facts.measured_ms:.2f} ms", *tiles_said]
+        held = "all features" if features else "all answers"
+        said = [*said, f"{everything.name} with {held}: {whole_stage.facts.measured_ms:.2f} ms", *tiles_said]
         shallow = _shallow(parts, fresh)
         if shallow is not None:
             fresh_stage = _one(best, parts, shallow, planes)

@@ -24,6 +24,7 @@ from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
 from sharedbb.outputs import raw_decoder
 from sharedbb.program import Decoder, HeadPlan
+from sharedbb.reuse.policy import by_parts
 from sharedbb.reuse.regions import CELL
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Reuse, Runtime, Schedule
@@ -148,13 +149,17 @@ class Shared(nn.Module):
                 "input": picture.model_dump(mode="json"),
                 "every": dict(clocks),
                 "transform": form.model_dump(mode="json"),
-                "reuse": [bargain.mode != "off", bargain.mode == "keyframe" and bargain.fresh],
+                "reuse": [
+                    bargain.mode != "off",
+                    by_parts(bargain.mode),
+                    bargain.mode == "keyframe" and bargain.fresh,
+                ],
                 "source": given.decides,
                 "threads": settings.threads,
                 "machine": machine(),
             }
         )
-        found = compiled.load(key, settings.threads) if use_cache else None
+        found = compiled.load(key, settings.threads, bargain.mode) if use_cache else None
         if found is None:
             graph, made, said = formed(self.graph, form, picture, ways, settings.threads, given)
             found = lower(
@@ -165,6 +170,7 @@ class Shared(nn.Module):
                 clocks,
                 self.merged.separate,
                 reuse=bargain.mode != "off",
+                tiles=by_parts(bargain.mode),
                 fresh=bargain.fresh if bargain.mode == "keyframe" else 0,
             )
             found = replace(found, form=made, choices=(*said, *found.choices))

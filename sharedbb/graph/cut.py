@@ -140,9 +140,16 @@ def cut(graph: Graph, together: Sequence[Heads] = ()) -> Cut:
 
 
 def _maps(graph: Graph) -> frozenset[str]:
-    """Nodes whose values are feature maps, each place of which depends on a bounded window of the picture."""
+    """Nodes whose values are feature maps, each place of which depends on a bounded window of the picture.
+
+    What does not depend on the picture at all, such as weights that are rounded, goes with what reads it.
+    """
     reached = reach(graph, graph.inputs[0])
-    return frozenset(name for name, found in reached.items() if isinstance(found, Reach) and found.dims == (-2, -1))
+    maps = {name for name, found in reached.items() if isinstance(found, Reach) and found.dims == (-2, -1)}
+    for node in reversed(graph.nodes):
+        if node.op != "input" and node.name not in reached and maps.intersection(graph.users[node.name]):
+            maps.add(node.name)
+    return frozenset(maps)
 
 
 def _without_global(nodes: Sequence[Node], local: frozenset[str]) -> list[list[Node]]:

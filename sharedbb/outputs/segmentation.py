@@ -18,6 +18,9 @@ from sharedbb.types import Geometry
 MOST_CLASSES = 256
 """Classes are stored as uint8."""
 
+MOST_CHANNELS = 128
+"""That OpenCV takes at once."""
+
 _CHUNK = 1 << 17
 """Pixels interpolated at a time: what fits a core's cache."""
 
@@ -137,7 +140,7 @@ def largest_upsampled(logits: NDArray[np.float32], geometry: Geometry) -> NDArra
     """
     height, width, _ = logits.shape
     rows, columns = axes(geometry, height, width)
-    best = logits.argmax(-1).astype(np.uint8)
+    best = _largest(logits)
     classes: NDArray[np.uint8] = best[:, columns.low][rows.low]
     row_spans, column_spans = _Spans.of(rows, height), _Spans.of(columns, width)
     at_row, at_column = np.nonzero(_mixed(best) & (row_spans.counts > 0)[:, None] & (column_spans.counts > 0))
@@ -153,16 +156,23 @@ def largest_upsampled(logits: NDArray[np.float32], geometry: Geometry) -> NDArra
 
 
 def _largest(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Argmax over [h, w, C]: uint8 [h, w]. Class by class, which takes a third of the time of NumPy's own."""
-    height, width, classes = logits.shape
-    planes = np.ascontiguousarray(logits.reshape(-1, classes).T)
-    highest = planes[0].copy()
+    """Argmax over [h, w, C]: uint8 [h, w]; ties go to the first. Class by class, in half the time of NumPy's own."""
+    first, *others = _planes(logits)
+    highest = first.copy()
     found = np.zeros(highest.shape, np.uint8)
-    for index in range(1, classes):
-        higher = (planes[index] > highest).view(np.uint8)
-        np.maximum(found, np.multiply(higher, index, out=higher), out=found)  # indices only go up
-        np.maximum(highest, planes[index], out=highest)
-    return found.reshape(height, width)
+    for index, plane in enumerate(others, 1):
+        higher = cv2.compare(plane, highest, cv2.CMP_GT)  # 255 where it is
+        cv2.max(found, cv2.bitwise_and(higher, index, dst=higher), dst=found)  # type: ignore[call-overload]
+        cv2.max(highest, plane, dst=highest)
+    return found
+
+
+def _planes(logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The channels of [h, w, C], each contiguous."""
+    planes: list[Any] = []
+    for first in range(0, logits.shape[2], MOST_CHANNELS):
+        planes += cv2.split(np.ascontiguousarray(logits[..., first : first + MOST_CHANNELS]))
+    return planes
 
 
 def _mixed(best: NDArray[np.uint8]) -> NDArray[np.bool_]:

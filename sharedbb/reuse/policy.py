@@ -37,6 +37,11 @@ class Bargain:
     seed: int = 0
 
 
+def by_parts(mode: str) -> bool:
+    """Whether a mode of reuse computes changed parts of features anew: a key frame's are moved along or left."""
+    return mode in ("exact", "bounded", "auto")
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What to do about a stage that has changes to catch up with.

@@ -13,7 +13,7 @@ from sharedbb.program import Program, Session
 from sharedbb.reuse.audit import Canary, Trust, Walk
 from sharedbb.reuse.change import Array, ExactChange, NoisyChange, Picture, paste
 from sharedbb.reuse.motion import glance, is_cut
-from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, how
+from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, by_parts, how
 from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
@@ -35,7 +35,8 @@ class Memory:
     """The cached features of one stream, and what keeps them true.
 
     Every cached feature is its segment applied to the cached features that it reads, the first one to ``reference``:
-    exactly, or to within the feature's tolerance, except where a part has something pending.
+    exactly, or to within the feature's tolerance, except where a part has something pending. Where nothing is computed
+    in parts, the picture of the last whole run need not be kept: ``reference`` is the latest one.
     """
 
     def __init__(self, program: Program, bargain: Bargain, latest: Any) -> None:
@@ -45,7 +46,8 @@ class Memory:
         self._program = program
         self._bargain = bargain
         self._all = program.whole
-        self.reference = program.device.picture(program.size, program.planes)
+        parts = by_parts(bargain.mode)
+        self.reference = program.device.picture(program.size, program.planes) if parts else latest
         self._planes = tuple(self.reference.planes)
         self.features: dict[str, Any] = dict(self.reference.features)
         self.parts = [Part(stage, program.device, program.size) for stage in program.stages]
@@ -230,9 +232,10 @@ class Memory:
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
-        for name, array in self._latest.planes.items():
-            self.reference.planes[name][...] = array
-        self._program.device.upload(self.reference)
+        if self.reference is not self._latest:
+            for name, array in self._latest.planes.items():
+                self.reference.planes[name][...] = array
+            self._program.device.upload(self.reference)
         if self._whole is None:
             self._begin()
         assert self._whole is not None
@@ -268,7 +271,7 @@ class Memory:
             name: stride
             for part in self.parts
             for name, stride in zip(part.facts.outputs, part.strides, strict=True)
-            if stride
+            if stride and name in self.features
         }
         self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *maps)}
         if self._exact is None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import sharedbb as sb
+from sharedbb.backends.openvino import OpenVINOBackend
 from sharedbb.backends.torch_backends import EagerBackend, TorchExecutable
 from sharedbb.compiler import build_network, cache
 from sharedbb.compiler.choose import Candidate, candidates, device_of
@@ -29,7 +30,7 @@ from sharedbb.profiling import Profiler
 from sharedbb.program import Stage
 from sharedbb.registry import BACKBONES, BACKENDS
 from sharedbb.runtime import Engine
-from sharedbb.spec import Runtime
+from sharedbb.spec import Reuse, Runtime
 from sharedbb.types import Plane
 
 PIPELINE = """
@@ -116,6 +117,39 @@ def test_the_second_start_comes_from_the_cache_and_answers_the_same(own_cache: P
     assert again.program.choices == first.program.choices
     one, other = first.step(picture), again.step(picture)
     assert np.array_equal(one["surface"].logits, other["surface"].logits)
+
+
+@pytest.mark.parametrize(("mode", "at_once"), [("off", "fused"), ("keyframe", "whole"), ("bounded", "all")])
+def test_a_second_start_takes_up_what_ordinary_frames_run(
+    mode: str, at_once: str, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = _pipeline("openvino").model_copy(update={"reuse": Reuse(mode=mode)})
+    first, taken = sb.compile(pipeline), []
+    load = OpenVINOBackend.load
+    monkeypatch.setattr(OpenVINOBackend, "load", lambda self, blob: taken.append(blob) or load(self, blob))
+    program = sb.compile(pipeline).program
+    tiles = sum(len(stage.tiles) for stage in program.stages)
+    assert tiles == 0 or mode == "bounded"
+    ordinary = {"fused": len(program.fused) or len(program.stages), "whole": 1, "all": len(program.stages) + tiles + 1}
+    assert len(taken) == ordinary[at_once]
+    again = Engine(program)
+    for heads in (None, ["scene"], None):  # one head alone needs segments that were not taken up
+        one, other = (engine.step(picture, heads=heads) for engine in (first, again))
+        assert np.array_equal(one["surface"].logits, other["surface"].logits)
+        assert np.array_equal(one["scene"].probabilities, other["scene"].probabilities)
+    assert len(taken) == len(set(map(id, taken)))
+
+
+def test_what_the_backend_does_not_take_back_is_compiled_anew(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = sb.compile(_pipeline("openvino")).step(picture)["surface"].logits
+
+    def refuse(self: OpenVINOBackend, blob: bytes) -> None:
+        raise RuntimeError("made by another build")
+
+    monkeypatch.setattr(OpenVINOBackend, "load", refuse)
+    assert np.array_equal(sb.compile(_pipeline("openvino")).step(picture)["surface"].logits, expected)
 
 
 def test_a_damaged_cache_entry_is_compiled_anew(own_cache: Path, picture: np.ndarray) -> None:

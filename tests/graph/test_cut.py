@@ -11,6 +11,7 @@ from sharedbb.graph.capture import capture
 from sharedbb.graph.cut import Cut, cut, fold_constants, head_of, heads_of_nodes, stride_of
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import run
+from sharedbb.graph.quantization import Grid, Scheme, quantized
 from sharedbb.nets.backbones import Backbone
 from sharedbb.registry import BACKBONE_NAMES, BACKBONES, resolve
 
@@ -186,3 +187,28 @@ def test_a_head_called_like_a_stage_of_the_frame_has_another_segment_name(pictur
     names = [segment.name for segment in cut(capture(Heads().eval(), picture, "")).segments]
     assert not {"decode", "plan"} & set(names)
     assert len(set(names)) == len(names)
+
+
+class _MapAndVector(nn.Module):
+    """Two heads that always run together, one of them a vector of what the other is a map of, and a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.wide, self.vector = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, 2, 1), nn.Linear(8, 5)
+        self.fine = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        trunk = self.trunk(x).relu()
+        features = self.wide(trunk).relu()
+        return {"boxes": features.flatten(2), "tags": self.vector(features.mean((2, 3))), "fine": self.fine(trunk)}
+
+
+def test_rounded_weights_stay_with_what_reads_them(picture: Tensor) -> None:
+    torch.manual_seed(0)
+    grid = Grid(torch.tensor(0.01), torch.tensor(0, dtype=torch.int32), -127, 127)
+    scheme = Scheme({f"{layer}|0|1": grid for layer in ("trunk|conv2d", "wide|conv2d", "vector|linear")})
+    graph = quantized(capture(_MapAndVector().eval(), picture, ""), scheme)
+    parts = cut(graph, [frozenset(["boxes", "tags"])])
+    assert all(segment.inputs for segment in parts.segments)
+    got = _execute(parts, picture, frozenset(["boxes", "tags", "fine"]))
+    assert all(torch.equal(got[answer], expected) for answer, expected in run(graph, picture).items())
