@@ -1,6 +1,7 @@
 # make demo   street pipeline on a generated clip, or on VIDEO=path; results in demo-out/
 # make test   the whole check: lint, types, tests
-# make bench  speed on this machine, results in benchmarks/results/; with DATA=folder of clips/ and camvid/, reuse, compression and quality too
+# make bench  is it worth it here: ten minutes, results and report in benchmarks/results/; with DATA=folder of clips/ and camvid/, on real clips
+# make bench-full   every suite, peers and all: about an hour and a half; most suites need DATA
 
 # The first interpreter that starts (a shim of a version that is not active does not).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types tests bench clean
+.PHONY: demo test lint types tests bench bench-full bench-packages clean
 
 demo: $(INSTALLED)
 	$(BIN)/sharedbb demo --out demo-out $(if $(VIDEO),--video "$(VIDEO)")
@@ -25,15 +26,35 @@ types: $(INSTALLED)
 tests: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,compress]'
+OURS = $(if $(DATA),--data "$(DATA)")
+
+bench: bench-packages
+	$(BIN)/python -m benchmarks.headline $(OURS) --rounds 1 --frames 400
 	$(BIN)/python -m benchmarks.dense
+	$(BIN)/python -m benchmarks.overhead --frames 2000
+	$(BIN)/python -m benchmarks.startup --rounds 2
+	$(BIN)/python -m benchmarks.report
+
+bench-full: bench-packages
+	$(BIN)/python -m benchmarks.limits $(OURS)
+	$(BIN)/python -m benchmarks.headline $(OURS)
+	$(BIN)/python -m benchmarks.dense
+	$(BIN)/python -m benchmarks.peers $(OURS) --envs "$(VENV)/peers"
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.memory $(OURS)
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.merge
-	$(if $(DATA),$(BIN)/python -m benchmarks.reuse --data "$(DATA)")
-	$(if $(DATA),$(BIN)/python -m benchmarks.compress --data "$(DATA)")
-	$(if $(DATA),$(BIN)/python -m benchmarks.quality --data "$(DATA)")
+	$(BIN)/python -m benchmarks.compress_costs
+	$(BIN)/python -m benchmarks.gpu $(OURS)
+	$(if $(DATA),$(BIN)/python -m benchmarks.transforms $(OURS))
+	$(if $(DATA),$(BIN)/python -m benchmarks.reuse $(OURS))
+	$(if $(DATA),$(BIN)/python -m benchmarks.compress $(OURS))
+	$(if $(DATA),$(BIN)/python -m benchmarks.quality $(OURS))
+	$(BIN)/python -m benchmarks.report
+
+bench-packages: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,compress]'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

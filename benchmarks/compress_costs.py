@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 from typing import Any
 
@@ -10,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import networks
-from benchmarks.timing import keep
+from benchmarks.schema import Number
+from benchmarks.timing import Measurement, Parser
 from sharedbb.cli.costing import NETWORK, Prepared, Way, cost_model, measured, subject, ways
 from sharedbb.cli.probes import Probe, heads
 from sharedbb.compress.costs import CostModel
@@ -20,7 +20,7 @@ from sharedbb.compress.prune import prune
 from sharedbb.learn.network import Network
 from sharedbb.spec import Runtime
 
-GOAL = 0.15
+GOAL_PERCENT = 15
 PRUNED = (0.25, 0.5)  # shares of the street network's multiply-adds
 
 UNSEEN = (
@@ -37,10 +37,10 @@ UNSEEN = (
 
 def main() -> None:
     """Fit or read the model, measure what it has not seen, and keep ``results/compress_costs.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, rounds=3)
     parser.add_argument("--anew", action="store_true", help="measure the machine anew")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each network; the median counts")
-    options = parser.parse_args()
+    options = parser.options()
+    measurement = Measurement("compress_costs", __doc__, options)
 
     asked, console = ways(Runtime(device="cpu")), Console()
 
@@ -49,10 +49,14 @@ def main() -> None:
 
     model = cost_model(asked, None, anew=options.anew, tell=tell)
     rows: list[dict[str, Any]] = []
-    for probe in UNSEEN:
+    for probe in UNSEEN[:2] if options.quick else UNSEEN:
         rows += compare(str(probe), probe.network(), model, asked, options.rounds)
     rows += pruned(model, asked, options.rounds)
-    report(rows, model, console)
+    show(rows, console)
+    measurement.keep(
+        numbers=_numbers(rows),
+        details={"networks": len({one["network"] for one in rows}), "rows": rows, "model": model.to_dict()},
+    )
 
 
 def compare(name: str, network: Network, model: CostModel, asked: tuple[Way, ...], rounds: int) -> list[dict[str, Any]]:
@@ -94,8 +98,8 @@ def row(name: str, way: str, kind: str, predicted: float, took: float) -> dict[s
     return {**told, "error": round(predicted / took - 1, 4)}
 
 
-def report(rows: list[dict[str, Any]], model: CostModel, console: Console) -> None:
-    """Print and keep the comparisons and their medians."""
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the comparisons."""
     table = Table(title="Predicted and measured, ms", title_justify="left")
     for column in ("network", "way", "predicted", "measured", "error"):
         table.add_column(column, justify="left" if column in ("network", "way") else "right")
@@ -103,13 +107,19 @@ def report(rows: list[dict[str, Any]], model: CostModel, console: Console) -> No
         numbers = f"{one['predicted_ms']:.2f}", f"{one['measured_ms']:.2f}", f"{one['error']:+.0%}"
         table.add_row(one["network"], one["way"], *numbers)
     console.print(table)
-    medians = {
-        way: round(median(abs(one["error"]) for one in rows if one["way"] == way), 4)
+
+
+def _numbers(rows: list[dict[str, Any]]) -> dict[str, Number]:
+    """The median error of every way, in percent of what was measured."""
+    return {
+        f"median error, {way}": Number(
+            measured=round(100 * median(abs(one["error"]) for one in rows if one["way"] == way), 2),
+            goal=GOAL_PERCENT,
+            better="lower",
+            unit="%",
+        )
         for way in dict.fromkeys(one["way"] for one in rows)
     }
-    found = {"median_error": medians, "goal": GOAL, "networks": len({one["network"] for one in rows})}
-    console.print(found)
-    console.print(f"kept in {keep('compress_costs', {**found, 'rows': rows, 'model': model.to_dict()})}")
 
 
 if __name__ == "__main__":

@@ -2,77 +2,104 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import openvino as ov
+from torch import nn
 
 import sharedbb as sb
 from benchmarks import networks
-from benchmarks.timing import Timing, interleaved, keep, rows, show
-from sharedbb.runtime.schedule import Moment, plan
+from benchmarks.limits import Counted, account, spent
+from benchmarks.roofline import Roofline
+from benchmarks.schema import Limit, Number
+from benchmarks.timing import Measurement, Parser, Rounds, interleaved, show
+from sharedbb.types import Normalization
 
-TYPES = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}
+OURS = "engine, segments and heads"
+MERGED = "hand-merged, one OpenVINO model"
+FOUR = "four OpenVINO models"
+IN_FLIGHT = 2
+THROUGHPUT = f"four OpenVINO models, throughput hint, {IN_FLIGHT} frames in flight, per frame"
 
 
 def main() -> None:
     """Measure and keep ``results/dense.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--quick", action="store_true", help="leave out ONNX Runtime and torch")
-    options = parser.parse_args()
+    options = Parser(__doc__).options()
+    measurement = Measurement("dense", __doc__, options)
 
     pipeline = networks.street()
-    engine = sb.compile(pipeline, profile=False)
-    precision = TYPES[engine.program.device.precision]
-    normalization = pipeline.input.normalization
-    size = engine.program.size
-    picture = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), np.uint8)
+    engine = sb.compile(pipeline, profile=False, use_cache=False)
+    program = engine.program
+    precision, size = networks.TYPES[program.device.precision], program.size
+    picture, normalization = networks.picture_of(size), pipeline.input.normalization
     shape = (1, 3, size.height, size.width)
 
     whole = networks.build_network(pipeline)
-    alone = networks.separate(pipeline)
     merged = networks.openvino_model(whole, normalization, shape)
-    models = [networks.openvino_model(network, normalization, shape) for network in alone.values()]
+    models = [
+        networks.openvino_model(network, normalization, shape) for network in networks.separate(pipeline).values()
+    ]
     apart = [networks.openvino_call(model, precision, picture) for model in models]
-
-    state = engine.state()
-    state.picture.planes["input"][...] = picture
-    everything = plan(engine.program, Moment(0, 0.0, {}))
     cases = {
-        "engine, segments and heads": lambda: engine._execute(everything, state),
-        "hand-merged, one OpenVINO model": networks.openvino_call(merged, precision, picture),
-        "four OpenVINO models": lambda: [call() for call in apart],
-        "four OpenVINO models, throughput hint, two frames": networks.openvino_throughput(models, precision, picture),
+        OURS: networks.engine_call(engine, picture),
+        MERGED: networks.openvino_call(merged, precision, picture),
+        FOUR: lambda: [call() for call in apart],
+        THROUGHPUT: networks.openvino_throughput(models, precision, picture, IN_FLIGHT),
     }
-    timings = interleaved(cases, options.rounds)
+    counted = {
+        OURS: Counted.of_program(program),
+        MERGED: Counted.of_models([merged], precision, picture),
+        FOUR: Counted.of_models(models, precision, picture),
+    }
+    beside = {f"{case}, operators counted": call for case, call in counted.items()}
+    taken = interleaved({**cases, **beside}, options.rounds).seconds
+    taken = {case: taken[case] for case in cases}
+    rounds = Rounds({**taken, THROUGHPUT: [seconds / IN_FLIGHT for seconds in taken[THROUGHPUT]]})
+    timings = rounds.timings
     if not options.quick:
-        slow = {
-            "engine, segments and heads (beside the slow ones)": cases["engine, segments and heads"],
-            "hand-merged, ONNX Runtime f32": networks.onnx_call(whole, normalization, picture),
-            "hand-merged, torch eager f32": networks.torch_call(whole, normalization, picture),
-            "hand-merged, torch Inductor bf16": networks.torch_call(whole, normalization, picture, compiled=True),
-        }
-        timings |= interleaved(slow, max(10, options.rounds // 3))
-    _report(timings, engine)
+        slow = {f"{OURS} (beside the slow ones)": cases[OURS], **_slow(whole, normalization, picture)}
+        timings |= interleaved(slow, max(10, options.rounds // 3)).timings
+    show(f"street, four heads, {size}, {program.device.precision}", timings, OURS)
+
+    roofline = Roofline.of_machine()
+    timed = {case: call.operators() for case, call in counted.items()}
+    least = roofline.total_ms(timed[OURS])
+    how = "roofline of the engine's operators: the longer of computing and moving, by the rates of `limits`, added up"
+    measurement.keep(
+        timings=timings,
+        numbers=_numbers(rounds, spent(timed[OURS], timings[OURS].median_ms)),
+        limits={"roofline of the network": Limit(value=round(least, 2), unit="ms", how=how)},
+        spent={case: spent(found, timings[case].median_ms) for case, found in timed.items()},
+        notes=[account(case, timings[case].median_ms, found, roofline) for case, found in timed.items()],
+        details={
+            "precision": program.device.precision,
+            "operators": {"merged": program.operators, "separate": program.separate},
+        },
+    )
 
 
-def _report(timings: dict[str, Timing], engine: sb.Engine) -> None:
-    ours = timings["engine, segments and heads"].median_ms
-    by_hand = timings["hand-merged, one OpenVINO model"].median_ms
-    apart = timings["four OpenVINO models"].median_ms
-    two_frames = timings["four OpenVINO models, throughput hint, two frames"].median_ms
-    found = {
-        "engine_over_hand_merged": {"measured": round(ours / by_hand, 3), "goal": 1.03},
-        "separate_over_engine": {"measured": round(apart / ours, 3), "goal": 2.8},
-        "separate_throughput_per_frame_over_engine": {"measured": round(two_frames / 2 / ours, 3)},
-        "operators": {"merged": engine.program.operators, "separate": engine.program.separate},
+def _slow(whole: nn.Module, normalization: Normalization, picture: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """The hand-merged network in runtimes that take several times as long."""
+    return {
+        "hand-merged, ONNX Runtime f32": networks.onnx_call(whole, normalization, picture),
+        "hand-merged, torch eager f32": networks.torch_call(whole, normalization, picture),
+        "hand-merged, torch Inductor bf16": networks.torch_call(whole, normalization, picture, compiled=True),
     }
-    size, precision = engine.program.size, engine.program.device.precision
-    show(f"street, four heads, {size}, {precision}", timings, "engine, segments and heads")
-    print(found)
-    path = keep("dense", {"precision": precision, "timings": rows(timings), "numbers": found})
-    print(f"kept in {path}")
+
+
+def _numbers(rounds: Rounds, parts: Mapping[str, float]) -> dict[str, Number]:
+    """Ours against the others; ``parts``: where our milliseconds go."""
+    where = ", ".join(f"{kind} {ms:.2f} ms" for kind, ms in parts.items())
+    numbers = {
+        "engine over hand-merged": rounds.ratio(OURS, MERGED, goal=1.03, better="lower"),
+        "separate over engine": rounds.ratio(FOUR, OURS, goal=2.8),
+        "separate with throughput hint, per frame, over engine": rounds.ratio(THROUGHPUT, OURS),
+    }
+    return {
+        name: number.model_copy(update={"why": f"the engine's time: {where}"}) if number.is_met is False else number
+        for name, number in numbers.items()
+    }
 
 
 if __name__ == "__main__":

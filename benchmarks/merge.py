@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +11,12 @@ import torchvision
 from torch import nn
 
 import sharedbb as sb
-from benchmarks.timing import Timing, interleaved, keep, rows, show
+from benchmarks.schema import Number
+from benchmarks.timing import Measurement, Parser, interleaved, show
 
 TRUNKS = {"mobilenet_v2": 1280, "resnet50": 2048, "efficientnet_b0": 1280}
 PICTURE = (1, 3, 384, 640)
+GOAL_MS = 5000
 
 
 def with_heads(arch: str, count: int) -> dict[str, nn.Module]:
@@ -43,24 +44,26 @@ def cases() -> dict[str, dict[str, nn.Module]]:
 
 def main() -> None:
     """Measure and keep ``results/merge.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = Parser(__doc__, rounds=6).options()
+    measurement = Measurement("merge", __doc__, options)
     picture = torch.rand(PICTURE)
-    found: dict[str, Any] = {}
+    operators: dict[str, Any] = {}
 
     def merging(label: str, networks: dict[str, nn.Module]) -> Callable[[], None]:
         def call() -> None:
             merged = sb.merge(networks, picture).merged
-            found[label] = {"apart": merged.separate, "merged": merged.graph.operators}
+            operators[label] = {"apart": merged.separate, "merged": merged.graph.operators}
 
         return call
 
     calls = {label: merging(label, networks) for label, networks in cases().items()}
-    timings: dict[str, Timing] = interleaved(calls, options.rounds, warm=1)
+    timings = interleaved(calls, options.rounds, warm=1).timings
     show("sb.merge at 640x384", timings, "three mobilenet_v2")
-    print(found)
-    print(f"kept in {keep('merge', {'timings': rows(timings), 'operators': found, 'goal_ms': 5000})}")
+    slowest = max(timings.values(), key=lambda case: case.median_ms)
+    number = Number(
+        measured=slowest.median_ms, low=slowest.low_ms, high=slowest.high_ms, goal=GOAL_MS, better="lower", unit="ms"
+    )
+    measurement.keep(timings=timings, numbers={"slowest merge": number}, details={"operators": operators})
 
 
 if __name__ == "__main__":

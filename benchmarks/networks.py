@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 import sharedbb as sb
 from sharedbb.compiler import build_network
-from sharedbb.types import Normalization
+from sharedbb.runtime.schedule import Moment, plan
+from sharedbb.types import Normalization, Size
 
 PIPELINE = Path(__file__).parent.parent / "pipelines" / "street.yaml"
+TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "f16": ov.Type.f16}
 
 
 def street() -> sb.Pipeline:
@@ -61,10 +63,30 @@ def openvino_model(network: nn.Module, normalization: Normalization, shape: tupl
     return steps.build()
 
 
-def openvino_call(model: ov.Model, precision: ov.Type, picture: np.ndarray) -> Callable[[], Any]:
+def openvino_compiled(
+    model: ov.Model, precision: ov.Type, hint: str = "LATENCY", threads: int | None = None, *, counted: bool = False
+) -> ov.CompiledModel:
+    """A model compiled under a performance hint, which sets streams and threads, as the documentation recommends.
+
+    https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
+    ``threads``: no more than these; ``counted``: with the times of its operators.
+    """
+    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": counted}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    return ov.Core().compile_model(model, "CPU", options)
+
+
+def openvino_call(
+    model: ov.Model, precision: ov.Type, picture: np.ndarray, threads: int | None = None
+) -> Callable[[], Any]:
     """One latency-bound inference on a bound picture."""
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    return openvino_run(openvino_compiled(model, precision, threads=threads), picture)
+
+
+def openvino_run(compiled: ov.CompiledModel, picture: np.ndarray) -> Callable[[], Any]:
+    """One inference of a compiled model on a bound picture."""
+    request = compiled.create_infer_request()
     request.set_input_tensor(ov.Tensor(picture, shared_memory=True))
 
     def call() -> None:
@@ -74,27 +96,36 @@ def openvino_call(model: ov.Model, precision: ov.Type, picture: np.ndarray) -> C
     return call
 
 
-def openvino_throughput(models: list[ov.Model], precision: ov.Type, picture: np.ndarray) -> Callable[[], Any]:
-    """Every network once on each of two frames, two streams each, the frames in flight together."""
-    options = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 2, "INFERENCE_PRECISION_HINT": precision}
-    core, tensor = ov.Core(), ov.Tensor(picture, shared_memory=True)
-    pools = []
-    for model in models:
-        compiled = core.compile_model(model, "CPU", options)
-        requests = [compiled.create_infer_request() for _ in range(2)]
-        for request in requests:
-            request.set_input_tensor(tensor)
-        pools.append(requests)
+def openvino_throughput(
+    models: list[ov.Model], precision: ov.Type, picture: np.ndarray, frames: int
+) -> Callable[..., Any]:
+    """Every network once on each of some frames, at most ``frames``, all of them in flight together."""
+    compiled = [openvino_compiled(model, precision, "THROUGHPUT") for model in models]
+    requests = [[model.create_infer_request() for model in compiled] for _ in range(frames)]
+    tensor = ov.Tensor(picture, shared_memory=True)
+    for request in (one for of_frame in requests for one in of_frame):
+        request.set_input_tensor(tensor)
 
-    def call() -> None:
-        for requests in pools:
-            for request in requests:
-                request.start_async()
-        for requests in pools:
-            for request in requests:
-                request.wait()
+    def call(count: int = frames) -> None:
+        started = [request for of_frame in requests[:count] for request in of_frame]
+        for request in started:
+            request.start_async()
+        for request in started:
+            request.wait()
 
     return call
+
+
+def engine_call(engine: sb.Engine, picture: np.ndarray, stream: str = "main") -> Callable[[], Any]:
+    """All heads of an engine on a uint8 NHWC picture in its input: the network alone, as the others here run it."""
+    state, everything = engine.state(stream), plan(engine.program, Moment(0, 0.0, {}))
+    state.picture.planes["input"][...] = picture
+    return lambda: engine._execute(everything, state)
+
+
+def picture_of(size: Size) -> np.ndarray:
+    """A picture of noise, uint8 NHWC."""
+    return np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), np.uint8)
 
 
 def onnx_call(network: nn.Module, normalization: Normalization, picture: np.ndarray) -> Callable[[], Any]:

@@ -1,10 +1,10 @@
-"""What the engine itself costs on a frame, beside its networks; and whether it grows over thousands of frames."""
+"""What the engine itself costs on a frame, beside its networks, and on what; whether it grows over many frames."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import av
@@ -13,22 +13,58 @@ import psutil
 
 import sharedbb as sb
 from benchmarks import networks
-from benchmarks.timing import Timing, keep, rows, show
+from benchmarks.schema import Case, Number
+from benchmarks.timing import Measurement, Parser, case_of, show
+from sharedbb.runtime import engine as loop
 from sharedbb.types import Frame
 
+WARM = 10
+STEP, WITHOUT = "step", "overhead without output decoding"
+PARTS = ("transform", "plan", "networks", "calls", "decode", "rest")
+"""Of a step: the picture into the network's input, what is due, the stages' sessions, all around these, answers from
+what the heads gave, and all else (the frame, the result, the lock)."""
 
-class Clocked:
-    """A session that adds up the time spent inside it."""
+GROWTH_GOAL_MIB = 10
+WHY_CALLS = "every stage is called from Python, with its own look-up of inputs; one fused stage would be one call"
+WHY_TRANSFORM = (
+    "mostly the picture's way into the input buffer, which swscale converts and resizes; planes read straight by the "
+    "network would spare the conversion"
+)
 
-    def __init__(self, session: Callable[[Any], Any]) -> None:
-        self.session = session
-        self.seconds = 0.0
 
-    def __call__(self, features: Any) -> Any:
-        start = time.perf_counter()
-        results = self.session(features)
-        self.seconds += time.perf_counter() - start
-        return results
+class Clock:
+    """Adds up the seconds spent in calls of one function, and counts them."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.seconds, self.calls = 0.0, 0
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed."""
+
+        def timed(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*args, **options)
+            finally:
+                self.seconds += time.perf_counter() - start
+                self.calls += 1
+
+        return timed
+
+
+@contextmanager
+def clocked(kind: Any, name: str) -> Iterator[Clock]:
+    """Time every call of a class's method, on whatever object, or of a module's function."""
+    clock, plain = Clock(), getattr(kind, name)
+    setattr(kind, name, clock.around(plain))
+    try:
+        yield clock
+    finally:
+        setattr(kind, name, plain)
 
 
 def decoded_frames(count: int, height: int, width: int) -> list[Frame]:
@@ -43,49 +79,54 @@ def decoded_frames(count: int, height: int, width: int) -> list[Frame]:
 
 
 def per_frame(engine: sb.Engine, frames: list[Frame], rounds: int) -> dict[str, list[float]]:
-    """Seconds a frame: the whole step, what is not a network, and of that what is not decoding of outputs."""
-    state = engine.state()
-    engine.step(frames[0])
-    clocked = [Clocked(session) for session in state.sessions.values()]
-    plain, state.sessions = state.sessions, dict(zip(state.sessions, clocked, strict=True))
-    decode, spent = engine._decode, [0.0]
-
-    def timed_decode(*args: Any) -> None:
-        start = time.perf_counter()
-        decode(*args)
-        spent[0] += time.perf_counter() - start
-
-    engine._decode = timed_decode  # type: ignore[method-assign]
-    taken: dict[str, list[float]] = {"step": [], "overhead": [], "overhead without output decoding": []}
-    for number in range(rounds + 10):
-        for session in clocked:
-            session.seconds = 0.0
-        spent[0] = 0.0
-        start = time.perf_counter()
-        engine.step(frames[number % len(frames)])
-        step = time.perf_counter() - start
-        if number >= 10:
-            overhead = step - sum(session.seconds for session in clocked)
-            taken["step"].append(step)
-            taken["overhead"].append(overhead)
-            taken["overhead without output decoding"].append(overhead - spent[0])
-    state.sessions = plain
-    engine._decode = decode  # type: ignore[method-assign]
+    """Seconds of every frame by PARTS, and of the whole ``step``; ``a call``: the seconds of ``calls`` by stage run."""
+    for frame in frames[:2]:
+        engine.step(frame)
+    (session,) = {type(session) for session in engine.state().sessions.values()}
+    taken: dict[str, list[float]] = {name: [] for name in (STEP, *PARTS, "a call")}
+    with ExitStack() as stack:
+        clocks = [
+            stack.enter_context(clocked(kind, name))
+            for kind, name in (
+                (sb.Engine, "step"),
+                (sb.Engine, "_take_in"),
+                (loop, "plan"),
+                (session, "__call__"),
+                (sb.Engine, "_execute"),
+                (sb.Engine, "_decode"),
+            )
+        ]
+        for number in range(rounds + WARM):
+            for clock in clocks:
+                clock.reset()
+            engine.step(frames[number % len(frames)])
+            step, transform, plan, running, execute, decode = (clock.seconds for clock in clocks)
+            calls, rest = execute - running, step - transform - plan - execute - decode
+            values = (step, transform, plan, running, calls, decode, rest, calls / clocks[3].calls)
+            if number >= WARM:
+                for name, value in zip(taken, values, strict=True):
+                    taken[name].append(value)
     return taken
 
 
+def summed(taken: Mapping[str, list[float]]) -> dict[str, Case]:
+    """The whole step, what of it is not a network, and of that what is not decoding of outputs."""
+    step, running, decode = (np.array(taken[name]) for name in (STEP, "networks", "decode"))
+    kinds = {STEP: step, "overhead": step - running, WITHOUT: step - running - decode}
+    return {name: case_of(list(seconds)) for name, seconds in kinds.items()}
+
+
 def growth(engine: sb.Engine, frames: list[Frame], count: int) -> dict[str, float]:
-    """Resident memory in MiB after the first 500 frames and at the end."""
-    process = psutil.Process()
-    early = 0.0
+    """Resident memory in MiB after a tenth of the frames, at most 500, and at the end."""
+    process, first, early = psutil.Process(), min(500, count // 10), 0.0
     for number in range(count):
-        if number == 500:
+        if number == first:
             early = process.memory_info().rss / 2**20
         engine.step(frames[number % len(frames)])
     late = process.memory_info().rss / 2**20
     return {
         "frames": count,
-        "after_500_mib": round(early, 1),
+        f"after_{first}_mib": round(early, 1),
         "at_end_mib": round(late, 1),
         "grown_mib": round(late - early, 1),
     }
@@ -93,26 +134,63 @@ def growth(engine: sb.Engine, frames: list[Frame], count: int) -> dict[str, floa
 
 def main() -> None:
     """Measure and keep ``results/overhead.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--frames", type=int, default=5000)
-    options = parser.parse_args()
-    engine = sb.compile(networks.street())
-    results: dict[str, Any] = {}
-    timings: dict[str, Timing] = {}
-    for label, height, width in (("640x384", 384, 640), ("1280x720", 720, 1280)):
-        taken = per_frame(engine, decoded_frames(16, height, width), options.rounds)
-        timings |= {f"{name}, {label} H.264 frame": Timing.of(seconds) for name, seconds in taken.items()}
-    bare = sb.compile(networks.street(), profile=False)
-    taken = per_frame(bare, decoded_frames(16, 384, 640), options.rounds)
-    timings |= {f"{name}, 640x384 H.264 frame, not profiled": Timing.of(seconds) for name, seconds in taken.items()}
-    results["timings"] = rows(timings)
-    results["goals_ms"] = {"overhead": 1.0, "overhead without output decoding": 0.3}
-    results["growth"] = growth(engine, decoded_frames(16, 384, 640), options.frames)
-    results["growth"]["goal_mib"] = 10
+    parser = Parser(__doc__, rounds=300)
+    parser.add_argument("--frames", type=int, help="over which memory may grow (default: 5000)")
+    options = parser.options()
+    measurement = Measurement("overhead", __doc__, options)
+    engine, bare = sb.compile(networks.street()), sb.compile(networks.street(), profile=False)
+    small, large = decoded_frames(16, 384, 640), decoded_frames(16, 720, 1280)
+    cases = {
+        "640x384 H.264 frame": (engine, small),
+        "1280x720 H.264 frame": (engine, large),
+        "640x384 H.264 frame, not profiled": (bare, small),
+    }
+    taken = {label: per_frame(*case, options.rounds) for label, case in cases.items()}
+    timings = {f"{name}, {label}": case for label, seconds in taken.items() for name, case in summed(seconds).items()}
     show("engine overhead, street, four heads", timings, "overhead, 640x384 H.264 frame")
-    print(results["growth"])
-    print(f"kept in {keep('overhead', results)}")
+    grown = growth(engine, small, options.frames or (500 if options.quick else 5000))
+    parts = {label: spent(seconds) for label, seconds in taken.items()}
+    measurement.keep(
+        timings=timings,
+        numbers={**_numbers(timings, taken), **_growth(grown)},
+        spent=parts,
+        notes=[f"{label}: {said(one)}" for label, one in parts.items()],
+        details={"growth": grown, "stages": len(engine.state().sessions)},
+    )
+
+
+def spent(taken: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median milliseconds of every part."""
+    return {part: round(float(np.median(taken[part])) * 1e3, 4) for part in PARTS}
+
+
+def said(parts: Mapping[str, float]) -> str:
+    """How much of a step the networks are, which no engine could do without, and where the rest goes."""
+    rest = sorted(((ms, part) for part, ms in parts.items() if part != "networks"), reverse=True)
+    share = parts["networks"] / sum(parts.values())
+    return f"{share:.1%} of the step is networks; the rest is " + ", ".join(f"{part} {ms:.2f} ms" for ms, part in rest)
+
+
+def _numbers(timings: Mapping[str, Case], taken: Mapping[str, Mapping[str, list[float]]]) -> dict[str, Number]:
+    """The engine's own time beside the goals, which are set for a frame of the network's own size."""
+    label = "640x384 H.264 frame"
+    call = case_of([1e3 * seconds for seconds in taken[label]["a call"]])
+    return {
+        "overhead": _number(timings[f"overhead, {label}"], 1.0, "ms", WHY_TRANSFORM),
+        WITHOUT: _number(timings[f"{WITHOUT}, {label}"], 0.3, "ms", WHY_TRANSFORM),
+        "calling a stage": _number(call, 30, "µs", WHY_CALLS),
+    }
+
+
+def _number(case: Case, goal: float, unit: str, why: str) -> Number:
+    return Number(
+        measured=case.median_ms, low=case.low_ms, high=case.high_ms, goal=goal, better="lower", unit=unit, why=why
+    )
+
+
+def _growth(grown: Mapping[str, float]) -> dict[str, Number]:
+    name = f"memory grown over {grown['frames']} frames"
+    return {name: Number(measured=grown["grown_mib"], goal=GROWTH_GOAL_MIB, better="lower", unit="MiB")}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ finished one begins anew.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
@@ -21,21 +20,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 import sharedbb as sb
+from benchmarks.machine import Watch, pin
 from benchmarks.networks import PIPELINE
-from benchmarks.quality_picture import NAMES, picture
+from benchmarks.quality_picture import picture
+from benchmarks.quality_rows import HALF, compared, numbers, show
 from benchmarks.reuse_keyframe import BUDGETS, KEY_EVERY, UNBOUND
-from benchmarks.reuse_runs import Watched, console
-from benchmarks.timing import RESULTS, conditions, keep
+from benchmarks.reuse_runs import Watched
+from benchmarks.sections import MEASURED
+from benchmarks.timing import Measurement, Parser
 from sharedbb.cli.compare import WARM_UP
-from sharedbb.cli.comparison_table import modes_line
 from sharedbb.compiler import cache
 from sharedbb.compiler.choose import machine
 from sharedbb.compress import Network, quantize
@@ -51,7 +50,7 @@ CAPTURED_HZ = 30
 LONGEST_GAP_S = 1.0
 WAY = ("runtime.backend=openvino", "runtime.precision=bf16")
 CALIBRATION = 128
-OTHERS = (PIPELINE.with_name("street-small.yaml"), PIPELINE.with_name("street-half.yaml"))
+OTHERS = (PIPELINE.with_name("street-small.yaml"), PIPELINE.with_name(f"{HALF}.yaml"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ def measured(ours: Ride, reference: Ride, passes: int) -> dict[str, Any]:
     ``speedup``: the reference's mean time of a frame over ours, in the same pass. ``quality``: headline metrics; modes
     that measure what frames take do not decide alike in every pass.
     """
-    before, passed = conditions(), []
+    watch, passed = Watch(pin()), []
     for _ in range(passes):
         passed.append(ours.judged())
         reference.judged()
@@ -175,7 +174,7 @@ def measured(ours: Ride, reference: Ride, passes: int) -> dict[str, Any]:
         "modes": {mode: round(share, 4) for mode, share in told["modes"].items()},
         "quality": {head: spread(np.array([quality[head] for quality in qualities])) for head in qualities[0]},
         "metrics": {head: next(key for key in HEADLINE.values() if key in found) for head, found in passed[0].items()},
-        "measured": {"date": before["date"], "load": before["load"]},
+        "measured": watch.conditions().model_dump(include=MEASURED),
     }
 
 
@@ -248,60 +247,18 @@ def digest(pipeline: sb.Pipeline) -> str:
     return hashlib.sha256(bare.model_dump_json().encode() + stored).hexdigest()
 
 
-def compared(cases: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    """The cases beside the reference: ``ms``, a frame's mean time, and ``lost`` points of quality by head.
-
-    The reference ran beside every case; ``ms`` is its time, the median over all cases, over the case's speedup. So
-    what disturbed the machine during one case does not move it.
-    """
-    reference_ms = round(median(case["reference_ms"] for case in cases.values()), 4)
-    dense = cases[reference]["quality"]
-    rows = {}
-    for name, case in cases.items():
-        lost = {
-            head: round(100 * (dense[head]["median"] - value["median"]), 3)
-            for head, value in case["quality"].items()
-            if head in dense
-        }
-        rows[name] = {**case, "ms": round(reference_ms / case["speedup"]["median"], 4), "lost": lost}
-    return {"reference": reference, "reference_ms": reference_ms, "metrics": cases[reference]["metrics"], "rows": rows}
-
-
-def show(told: Mapping[str, Any]) -> None:
-    """Print a row a case."""
-    table = Table(title=f"{told['data']}, {told['passes']} passes", title_justify="left")
-    table.add_column("case", no_wrap=True)
-    heads = [f"{head} {NAMES.get(metric, metric)}" for head, metric in told["metrics"].items()]
-    for column in ("ms", "speedup", "p50 ms", "p95 ms", *heads, "lost points"):
-        table.add_column(column, justify="right")
-    table.add_column("modes", overflow="fold")
-    for name, row in told["rows"].items():
-        shares = (row["quality"].get(head) for head in told["metrics"])
-        table.add_row(
-            name,
-            f"{row['ms']:.2f}",
-            f"{row['speedup']['median']:.2f}",
-            f"{row['p50_ms']:.2f}",
-            f"{row['p95_ms']:.2f}",
-            *("–" if share is None else f"{100 * share['median']:.2f}" for share in shares),
-            " ".join(f"{points:.2f}" for points in row["lost"].values()),
-            modes_line(row["modes"]).removeprefix("frames: "),
-        )
-    console().print(table)
-
-
 def main() -> None:
     """Measure, keep ``results/quality.json``, draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SHAREDBB_DATA", "data")))
+    parser = Parser(__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SHAREDBB_DATA", "data"), help="holds camvid/")
     parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="runs under every setting")
     parser.add_argument(
         "--also", type=Path, action="append", default=[], metavar="FILE", help="a further pipeline, dense; repeatable"
     )
-    parser.add_argument("--passes", type=int, default=5, help="how often each case rides along the drive")
+    parser.add_argument("--passes", type=int, default=3, help="how often each case rides along the drive")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="finished cases, until all are")
-    parser.add_argument("--quick", action="store_true", help="15 pictures and a case of each family, not kept")
-    options = parser.parse_args()
+    options = parser.options()
+    measurement = Measurement(SUITE, __doc__, options)
 
     pipeline, *others = pipelines = [sb.load(file, WAY) for file in (options.pipeline, *OTHERS, *options.also)]
     if len({one.name for one in pipelines}) < len(pipelines):
@@ -315,13 +272,14 @@ def main() -> None:
     data = f"CamVid val, {len(drive)} pictures at {CAPTURED_HZ // 2} Hz"
     told = {"data": data, "passes": options.passes, **compared(cases, named(pipeline.name, OFF))}
     show(told)
-    drawn = (options.work if options.quick else RESULTS) / f"{SUITE}.svg"
+    drawn = (options.out or options.work) / f"{SUITE}.svg"
+    drawn.parent.mkdir(parents=True, exist_ok=True)
     drawn.write_text(picture(told))
+    print(f"drawn in {drawn}")
+    measurement.keep(numbers=numbers(told), details=told)
     if not options.quick:
-        print(f"kept in {keep(SUITE, told)}")
         for finished in options.work.glob("case-*"):
             shutil.rmtree(finished)
-    print(f"drawn in {drawn}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.timing import RESULTS
+from benchmarks.schema import RESULTS, Suite
 from sharedbb.profiling.markup import escaped, tick_label, ticks
 
 NAMES: Mapping[str, str] = {"miou": "mIoU", "map50": "mAP50", "f1": "F1", "delta1": "δ1"}
@@ -215,8 +214,10 @@ def _overlap(one: Box, other: Box) -> bool:
 
 def main() -> None:
     """Draw what was kept."""
-    told = json.loads((RESULTS / "quality.json").read_text())
-    (RESULTS / "quality.svg").write_text(picture(told))
+    kept = Suite.read("quality")
+    if kept is None:
+        raise SystemExit(f"nothing is kept in {RESULTS}: python -m benchmarks.quality measures it")
+    (RESULTS / "quality.svg").write_text(picture(kept.details))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from rich.table import Table
 
 import sharedbb as sb
 from benchmarks import networks
+from benchmarks.overhead import clocked
 from benchmarks.reuse_exact import still
 from benchmarks.reuse_runs import Setup, compiled, console
-from benchmarks.timing import SETTLE_SECONDS, Timing, rows
+from benchmarks.schema import Case, Number
+from benchmarks.sections import Section
+from benchmarks.timing import SETTLE_SECONDS, case_of
 from sharedbb.reuse.regions import CELL
 from sharedbb.runtime.memory import Memory
 from sharedbb.types import Frame
@@ -26,37 +29,8 @@ FRAMES, WARM, GOAL_MS = 300, 12, 0.6
 PARTS = ("observe", "gather", "compare and scatter", "plan and the rest", "overhead", "networks")
 """Of a frame: looking at the picture, cutting out, pasting what moved, all else of reuse; their sum; the sessions."""
 
+MASKS = "mostly planning in Python: masks spread from stage to stage and covered with tiles; one native pass would help"
 MODES = {"exact": {"audit": 0}, "bounded": {"audit": 0, "refresh": 0}}
-
-
-class Clock:
-    """Adds up the seconds spent in calls of one function."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
-
-        def timed(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return call(*args, **options)
-            finally:
-                self.seconds += time.perf_counter() - start
-
-        return timed
-
-
-@contextmanager
-def clocked(kind: Any, method: str) -> Iterator[Clock]:
-    """Time every call of a method of a class, on whatever object."""
-    clock, plain = Clock(), getattr(kind, method)
-    setattr(kind, method, clock.around(plain))
-    try:
-        yield clock
-    finally:
-        setattr(kind, method, plain)
 
 
 def changes(picture: np.ndarray, side: int, count: int) -> Iterator[Frame]:
@@ -95,7 +69,7 @@ def per_frame(engine: sb.Engine, frames: Iterator[Frame], warm: int = WARM) -> d
         for number, frame in enumerate(frames):
             time.sleep(SETTLE_SECONDS)
             for clock in clocks:
-                clock.seconds = 0.0
+                clock.reset()
             result = engine.step(frame)
             if number < warm or result.mode != "partial":
                 continue
@@ -108,30 +82,50 @@ def per_frame(engine: sb.Engine, frames: Iterator[Frame], warm: int = WARM) -> d
     return taken
 
 
-def measure(setup: Setup) -> dict[str, Any]:
+def measure(setup: Setup) -> Section:
     """The street pipeline at 384×640, exact and bounded, from one dirty cell to 64."""
     pipeline = networks.street()
     picture, count = still(setup, pipeline.input.network_size), setup.count(FRAMES)
-    cases: dict[str, Any] = {}
+    partial: dict[str, int] = {}
+    cases: dict[str, dict[str, Case]] = {}
     for mode, settings in MODES.items():
         engine = compiled(pipeline, mode=mode, **settings)
         for side in SIDES:
-            taken = per_frame(engine, changes(picture, side, count))
-            partial = len(taken["overhead"])
-            timings = {name: Timing.of(seconds) for name, seconds in taken.items() if seconds}
-            cases[f"{mode}, {side * side} dirty"] = {"frames": count, "partial": partial, "timings": rows(timings)}
+            name, taken = f"{mode}, {side * side} dirty", per_frame(engine, changes(picture, side, count))
+            partial[name] = len(taken["overhead"])
+            if partial[name]:
+                cases[name] = {part: case_of(seconds) for part, seconds in taken.items()}
     _show(cases)
-    medians = [case["timings"]["overhead"]["median_ms"] for case in cases.values() if case["timings"]]
-    number = {"measured": max(medians, default=None), "goal": GOAL_MS}
-    return {"input": str(pipeline.input.network_size), "cases": cases, "numbers": {"overhead_ms_most": number}}
+    most = max((parts["overhead"].median_ms for parts in cases.values()), default=None)
+    return Section(
+        details={
+            "input": str(pipeline.input.network_size),
+            "frames": count,
+            "partial": partial,
+            "parts": _plain(cases),
+        },
+        timings={name: parts["overhead"] for name, parts in cases.items()},
+        numbers={
+            "of reuse on a frame in parts, most": Number(
+                measured=most, goal=GOAL_MS, better="lower", unit="ms", why=MASKS
+            )
+        },
+        spent={
+            name: {part: case.median_ms for part, case in parts.items() if part != "overhead"}
+            for name, parts in cases.items()
+        },
+    )
 
 
-def _show(cases: dict[str, Any]) -> None:
+def _plain(cases: Mapping[str, Mapping[str, Case]]) -> dict[str, dict[str, Any]]:
+    return {name: {part: case.model_dump() for part, case in parts.items()} for name, parts in cases.items()}
+
+
+def _show(cases: Mapping[str, Mapping[str, Case]]) -> None:
     table = Table(title="reuse on a frame computed in parts, median ms", title_justify="left")
     for column in ("case", "frames", *PARTS):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for name, case in cases.items():
-        timings = case["timings"]
-        medians = (f"{timings[part]['median_ms']:.3f}" if timings else "–" for part in PARTS)
-        table.add_row(name, str(case["partial"]), *medians)
+    for name, parts in cases.items():
+        medians = (f"{case.median_ms:.3f}" for case in parts.values())
+        table.add_row(name, str(parts["overhead"].runs), *medians)
     console().print(table)

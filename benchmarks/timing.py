@@ -1,52 +1,68 @@
-"""The one place where time is taken: interleaved runs, medians with their spread, the machine beside them."""
+"""The one place where time is taken: interleaved runs, medians and ratios with their intervals, the machine watched."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import argparse
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from sharedbb.compiler.choose import machine
+from benchmarks.machine import Watch, pin
+from benchmarks.schema import RESULTS, Case, Number, Suite
 
-RESULTS = Path(__file__).parent / "results"
 SETTLE_SECONDS = 0.005
-PACKAGES = ("sharedbb", "torch", "torchvision", "openvino", "onnxruntime", "numpy", "av", "opencv-python-headless")
+HALF_INTERVAL = 0.98  # half of 1.96: of the median's 95 % interval, in ranks, times the square root of the count
+
+
+def _interval(ordered: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % confidence interval of the median, by order statistics."""
+    count = len(ordered)
+    reach = HALF_INTERVAL * count**0.5
+    low, high = int(max(0, np.floor(count / 2 - reach))), int(min(count - 1, np.ceil(count / 2 + reach)))
+    return float(ordered[low]), float(ordered[high])
+
+
+def case_of(seconds: list[float]) -> Case:
+    """The numbers of single runs, in seconds."""
+    ordered = np.sort(np.asarray(seconds)) * 1e3
+    low, high = _interval(ordered)
+    middle, p10, p90 = np.percentile(ordered, [50, 10, 90])
+    values = [round(float(value), 4) for value in (middle, low, high, p10, p90)]
+    return Case(
+        median_ms=values[0], low_ms=values[1], high_ms=values[2], p10_ms=values[3], p90_ms=values[4], runs=len(ordered)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds of one case: median, its 95 % confidence interval (by order statistics), 10th, 90th percentile."""
+class Rounds:
+    """Seconds by case, one a round: what stands at the same place ran in the same round."""
 
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    p10_ms: float
-    p90_ms: float
-    runs: int
+    seconds: Mapping[str, list[float]]
 
-    @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
-        """From single runs, in seconds."""
-        ordered = np.sort(np.asarray(seconds)) * 1e3
-        count = len(ordered)
-        reach = 0.98 * count**0.5  # half the width of the median's interval, in ranks
-        low, high = int(max(0, count / 2 - reach)), int(min(count - 1, count / 2 + reach))
-        numbers = (np.median(ordered), ordered[low], ordered[high], *np.percentile(ordered, [10, 90]))
-        return cls(*(round(float(number), 4) for number in numbers), count)
+    @property
+    def timings(self) -> dict[str, Case]:
+        """Every case's numbers."""
+        return {name: case_of(taken) for name, taken in self.seconds.items()}
+
+    def ratio(self, slow: str, fast: str, **more: Any) -> Number:
+        """How many times as fast ``fast`` is: the median over rounds of the ratio within a round, with its interval.
+
+        Both of a ratio ran within milliseconds of each other, so it is steadier than the times. ``more`` goes to the
+        Number (goal, better, why, unit).
+        """
+        ratios = np.sort(np.asarray(self.seconds[slow]) / np.asarray(self.seconds[fast]))
+        low, high = _interval(ratios)
+        return Number(measured=round(float(np.median(ratios)), 3), low=round(low, 3), high=round(high, 3), **more)
 
 
-def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 5) -> dict[str, Timing]:
+def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 5) -> Rounds:
     """Time every case ``rounds`` times, one after another in every round, so that what disturbs one disturbs all.
 
     The order rotates, and before each case the threads of the one before it get time to go to sleep: worker threads
@@ -62,41 +78,62 @@ def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int =
             case()
             if round_ >= warm:
                 taken[name].append(time.perf_counter() - start)
-    return {name: Timing.of(seconds) for name, seconds in taken.items()}
+    return Rounds(taken)
 
 
-def conditions() -> dict[str, Any]:
-    """The machine, what else it was doing, and the versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "machine": machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "versions": versions,
-    }
+class Measurement:
+    """One suite's run: pins the process, watches the machine from here on, and keeps the results at the end.
+
+    To be made first of all, before threads start. ``options`` are those of the parser below.
+    """
+
+    def __init__(self, suite: str, about: str | None, options: argparse.Namespace) -> None:
+        self._suite, self._about = suite, (about or suite).strip().splitlines()[0]
+        self._out: Path | None = options.out
+        self._watch = Watch(pin(options.cores))
+
+    def keep(self, **results: Any) -> Suite:
+        """Write the suite with the conditions, and say so; ``results`` are fields of ``Suite``."""
+        conditions = self._watch.conditions()
+        suite = Suite(suite=self._suite, about=self._about, conditions=conditions, **results)
+        show_numbers(suite.numbers)
+        print("not kept (--quick)" if self._out is None else f"kept in {suite.write(self._out)}")
+        if not conditions.quiet:
+            print(
+                f"not quiet: others took {conditions.others:.0%} of the cores, the clock drifted {conditions.drift:.0%}"
+            )
+        return suite
 
 
-def keep(suite: str, results: Mapping[str, Any]) -> Path:
-    """Write ``results/<suite>.json`` with the conditions."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{suite}.json"
-    path.write_text(json.dumps({"suite": suite, "conditions": conditions(), **results}, indent=1) + "\n")
-    return path
+class Parser(argparse.ArgumentParser):
+    """The options of a suite: ``--rounds``, ``--quick``, ``--cores``, ``--out``, and what it adds to them.
+
+    A quick run takes a tenth of the rounds and keeps its results only where ``--out`` says so.
+    """
+
+    def __init__(self, about: str | None, rounds: int = 60) -> None:
+        super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--rounds", type=int, help=f"of every comparison (default: {rounds})")
+        self.add_argument("--quick", action="store_true", help="a tenth of the work, to see whether it runs")
+        self.add_argument("--cores", type=_cores, help="pin to these cores, as 0,1 (default: all that may be used)")
+        self.add_argument("--out", type=Path, help="folder for the results (default: benchmarks/results)")
+        self._rounds = rounds
+
+    def options(self) -> argparse.Namespace:
+        """What the command line says."""
+        found = self.parse_args()
+        if found.rounds is None:
+            found.rounds = max(3, self._rounds // 10) if found.quick else self._rounds
+        if found.out is None and not found.quick:
+            found.out = RESULTS
+        return found
 
 
-def rows(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
-    """Timings as plain values."""
-    return {name: asdict(timing) for name, timing in timings.items()}
+def _cores(text: str) -> list[int]:
+    return [int(core) for core in text.split(",")]
 
 
-def show(title: str, timings: Mapping[str, Timing], baseline: str) -> None:
+def show(title: str, timings: Mapping[str, Case], baseline: str) -> None:
     """Print a table, each case beside how often it is slower than ``baseline``."""
     table = Table(title=title, title_justify="left")
     for column in ("case", "median ms", "95 % interval", "times " + baseline):
@@ -105,4 +142,18 @@ def show(title: str, timings: Mapping[str, Timing], baseline: str) -> None:
         ratio = timing.median_ms / timings[baseline].median_ms
         interval = f"{timing.low_ms:.3f}–{timing.high_ms:.3f}"
         table.add_row(name, f"{timing.median_ms:.3f}", interval, f"{ratio:.2f}")
+    Console().print(table)
+
+
+def show_numbers(numbers: Mapping[str, Number]) -> None:
+    """Print the numbers beside their goals, and why what is missed is missed."""
+    table = Table(title="numbers", title_justify="left")
+    for column in ("number", "measured", "95 % interval", "goal", "", "why"):
+        table.add_column(column, justify="right" if column in ("measured", "goal") else "left")
+    for name, one in numbers.items():
+        sign = {True: "met", False: "missed", None: ""}[one.is_met]
+        bound = "" if one.goal is None else f"{'≥' if one.better == 'higher' else '≤'} {one.goal:g}"
+        interval = "" if one.low is None or one.high is None else f"{one.low:g}–{one.high:g}"
+        measured = "–" if one.measured is None else f"{one.measured:g} {one.unit}"
+        table.add_row(name, measured, interval, bound, sign, one.why)
     Console().print(table)

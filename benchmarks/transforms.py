@@ -8,9 +8,9 @@ results of the others.
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,9 @@ from rich.console import Console
 
 import sharedbb as sb
 from benchmarks import networks
-from benchmarks.timing import RESULTS, interleaved, keep, rows, show
+from benchmarks.schema import Number
+from benchmarks.sections import Section, chosen, measure
+from benchmarks.timing import Parser, interleaved, show
 from sharedbb.cli.clip import street_clip
 from sharedbb.cli.session import Screen
 from sharedbb.compiler import build_network
@@ -42,7 +44,7 @@ from sharedbb.types import Frame, Normalization, Size
 SIZE = Size(384, 640)
 FULL = Size(720, 1280)
 IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-FRAMES = 60
+FRAMES, CERTIFIED_FRAMES = 60, 20
 ARCHS = ("mobilenet_v2", "resnet50", "convnext_tiny")
 FORMS = (
     "{type: rgb}",
@@ -52,16 +54,32 @@ FORMS = (
     "{type: yuv420}",
     "{type: auto}",
 )
+LONGER = (
+    "PyWavelets takes about as long for every filter; here a longer one costs more, and the shortest still has to read "
+    "the picture and write its bands"
+)
+RGB, AUTO = FORMS[0], FORMS[-1]
+AUTO_MISSES = "the forms are compared once, when the pipeline is compiled; what disturbs that moment stays chosen"
+AGREE_LESS = (
+    "the RGB run is the less exact of the two: its conversion cuts products off, and clips colours that RGB lacks; "
+    "rounding exactly would cost the RGB path time"
+)
 
 console = Console()
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Video files: one of 1280×720, and all there are."""
+    """Video files, one of 1280×720 and all there are; ``rounds`` of every comparison; ``quick``: some of everything."""
 
     large: Path
     every: Sequence[Path]
+    rounds: int
+    quick: bool = False
+
+    def some(self, usual: int) -> int:
+        """How many frames to look at where ``usual`` is enough for numbers to keep."""
+        return max(4, usual // 10) if self.quick else usual
 
 
 def frames(clip: Path, count: int, every: int = 1) -> Iterator[Frame]:
@@ -70,7 +88,7 @@ def frames(clip: Path, count: int, every: int = 1) -> Iterator[Frame]:
         yield from islice(source, 0, count * every, every)
 
 
-def intake(clips: Clips) -> dict[str, Any]:
+def intake(clips: Clips) -> Section:
     """From a decoded 1280×720 frame to what the network reads at 640×384."""
     (frame, *_) = frames(clips.large, 1)
     video = frame.video
@@ -86,18 +104,23 @@ def intake(clips: Clips) -> dict[str, Any]:
     def converted() -> np.ndarray:
         return cv2.resize(video.to_ndarray(format="rgb24"), (width, height), interpolation=cv2.INTER_LINEAR)
 
-    timings = interleaved(
-        {
-            "planes": lambda: ours(frame),
-            "planes resized, then RGB": lambda: plain(frame),
-            "RGB, then resized": converted,
-            "RGB, resized, normalised": lambda: (converted() - mean) * scale,
+    resized, normalised = "RGB, then resized", "RGB, resized, normalised"
+    cases = {
+        "planes": lambda: ours(frame),
+        "planes resized, then RGB": lambda: plain(frame),
+        resized: converted,
+        normalised: lambda: (converted() - mean) * scale,
+    }
+    rounds = interleaved(cases, 2 * clips.rounds)
+    show("1280x720 4:2:0 to 640x384", rounds.timings, "planes")
+    return Section(
+        details={},
+        timings=rounds.timings,
+        numbers={
+            f"planes over {normalised}": rounds.ratio("planes", normalised, goal=0.5, better="lower"),
+            f"planes over {resized}": rounds.ratio("planes", resized, better="lower"),
         },
-        rounds=200,
     )
-    show("1280x720 4:2:0 to 640x384", timings, "planes")
-    whole, best = timings["RGB, then resized"], timings["planes"]
-    return {"timings": rows(timings), "numbers": {"of_rgb": round(best.median_ms / whole.median_ms, 3)}}
 
 
 def _rgb_buffer() -> np.ndarray:
@@ -109,23 +132,23 @@ def _planes() -> dict[str, np.ndarray]:
     return {"input.y": np.zeros((1, SIZE.height, SIZE.width, 1), np.uint8), "input.u": half[0], "input.v": half[1]}
 
 
-def forms(clips: Clips) -> dict[str, Any]:
+def forms(clips: Clips) -> Section:
     """Intake and network by form, the whole engine without decoding, for each trunk."""
-    found = {}
+    timings, numbers, details = {}, {}, {}
     (frame, *_) = frames(clips.large, 1)
-    for arch in ARCHS:
+    for arch in ARCHS[:1] if clips.quick else ARCHS:
         engines: dict[str, sb.Engine] = {}
         for form in FORMS:
             try:
                 engines[form] = _engine(arch, form, clips.large)
             except sb.SharedBBError as error:
                 console.print(f"{arch} {form}: {error}", markup=False)
-        timings = interleaved({form: _stepping(engine, frame) for form, engine in engines.items()}, rounds=60)
-        show(arch, timings, FORMS[0])
-        chosen = [line for line in engines["{type: auto}"].program.choices if "by form" in line]
-        slower = timings["{type: auto}"].median_ms / timings[FORMS[0]].median_ms
-        found[arch] = {"timings": rows(timings), "auto": chosen, "auto_of_rgb": round(slower, 3)}
-    return found
+        rounds = interleaved({form: _stepping(engine, frame) for form, engine in engines.items()}, clips.rounds // 2)
+        show(arch, rounds.timings, RGB)
+        timings |= {f"{arch}, {form}": case for form, case in rounds.timings.items()}
+        numbers[f"{arch}, auto over rgb"] = rounds.ratio(AUTO, RGB, goal=1.03, better="lower", why=AUTO_MISSES)
+        details[arch] = [line for line in engines[AUTO].program.choices if "by form" in line]
+    return Section(details={"auto chose": details}, timings=timings, numbers=numbers)
 
 
 def _engine(arch: str, form: str, clip: Path) -> sb.Engine:
@@ -137,10 +160,10 @@ def _stepping(engine: sb.Engine, frame: Frame) -> Callable[[], Any]:
     return lambda: engine.step(frame)
 
 
-def half(clips: Clips) -> dict[str, Any]:
+def half(clips: Clips) -> Section:
     """The trunk at half the size, and with two branches, against the whole picture."""
-    found = {}
-    for arch in ("mobilenet_v2", "resnet50"):
+    timings, numbers, macs = {}, {}, {}
+    for arch in ARCHS[:1] if clips.quick else ARCHS[:2]:
         base = [f"backbone.arch={arch}", "backbone.weights=null", "neck=null", *TAGS]
         cases = {
             "whole": base,
@@ -148,11 +171,13 @@ def half(clips: Clips) -> dict[str, Any]:
             "two branches": [*base, "backbone.decomposition=two_branch"],
         }
         engines = {name: sb.compile(sb.load(networks.PIPELINE, changes)) for name, changes in cases.items()}
-        timings = interleaved({name: _trunk(engine) for name, engine in engines.items()}, rounds=100)
-        show(f"{arch}, networks alone", timings, "whole")
-        macs = {name: sum(stage.facts.macs for stage in engine.program.stages) for name, engine in engines.items()}
-        found[arch] = {"timings": rows(timings), "macs": macs}
-    return found
+        rounds = interleaved({name: _trunk(engine) for name, engine in engines.items()}, clips.rounds)
+        show(f"{arch}, networks alone", rounds.timings, "whole")
+        timings |= {f"{arch}, {name}": case for name, case in rounds.timings.items()}
+        for name in ("half size", "two branches"):
+            numbers[f"{arch}, whole over {name}"] = rounds.ratio("whole", name, goal=2.0)
+        macs[arch] = {name: sum(stage.facts.macs for stage in one.program.stages) for name, one in engines.items()}
+    return Section(details={"macs": macs}, timings=timings, numbers=numbers)
 
 
 TAGS = ("heads={scene: {type: tags, taps: [32], labels: [road]}}",)
@@ -174,25 +199,26 @@ def _trunk(engine: sb.Engine) -> Callable[[], Any]:
     return networks_alone
 
 
-def wavelet(clips: Clips) -> dict[str, Any]:
+def wavelet(clips: Clips) -> Section:
     """One level of 3×384×640 float32, against PyWavelets."""
     picture = np.random.default_rng(0).standard_normal((3, SIZE.height, SIZE.width)).astype(np.float32)
-    tensor, found = torch.from_numpy(picture), {}
+    tensor, timings, numbers = torch.from_numpy(picture), {}, {}
     for name in ("haar", "db2", "db4"):
         with torch.inference_mode():
-            timings = interleaved(
+            rounds = interleaved(
                 {
                     "sharedbb": lambda name=name: sb.wavelet.dwt2(tensor, name),
                     "PyWavelets": lambda name=name: pywt.dwt2(picture, name),
                 },
-                rounds=200,
+                2 * clips.rounds,
             )
-        show(f"{name}, one level", timings, "sharedbb")
-        found[name] = rows(timings)
-    return found
+        show(f"{name}, one level", rounds.timings, "sharedbb")
+        timings |= {f"{name}, {library}": case for library, case in rounds.timings.items()}
+        numbers[f"{name}, PyWavelets over sharedbb"] = rounds.ratio("PyWavelets", "sharedbb", goal=5.0, why=LONGER)
+    return Section(details={}, timings=timings, numbers=numbers)
 
 
-def agreement(clips: Clips) -> dict[str, Any]:
+def agreement(clips: Clips) -> Section:
     """The street pipeline's answers to planes against those to RGB, clip by clip."""
     found = {}
     plain = sb.compile(sb.load(networks.PIPELINE))
@@ -200,7 +226,7 @@ def agreement(clips: Clips) -> dict[str, Any]:
         engine = sb.compile(sb.load(networks.PIPELINE, ["transform.type=yuv420"]), source=clip)
         heads: dict[str, Agreement] = {}
         plain.reset()
-        for frame in frames(clip, FRAMES):
+        for frame in frames(clip, clips.some(FRAMES)):
             ours, theirs = engine.step(frame), plain.step(frame)
             for name, answer in ours.items():
                 heads.setdefault(name, Agreement.of(type(answer))).add(answer, theirs[name])
@@ -209,10 +235,12 @@ def agreement(clips: Clips) -> dict[str, Any]:
         console.print(
             clip.name, {name: one.overall()["agreement"] for name, one in heads.items()}, reasons, markup=False
         )
-    return found
+    least = min(told["heads"]["surface"]["agreement"] for told in found.values())
+    number = Number(measured=round(least, 4), goal=0.995, unit="", why=AGREE_LESS)
+    return Section(details={"clips": found}, numbers={"surface on planes and on RGB, least of the clips": number})
 
 
-def certificates(clips: Clips) -> dict[str, Any]:
+def certificates(clips: Clips) -> Section:
     """The certified bound of the street stem's error, without detail, beside the error itself, clip by clip."""
     found = {}
     pipeline = sb.load(networks.PIPELINE, ["transform={type: haar, bands: low}"])
@@ -224,7 +252,7 @@ def certificates(clips: Clips) -> dict[str, Any]:
     alone = [_until(one, conv.name) for one in (stem, made)]
     for clip in clips.every:
         ratios, broken = [], 0
-        for frame in frames(clip, 20, every=10):
+        for frame in frames(clip, clips.some(CERTIFIED_FRAMES), every=10):
             buffer = _rgb_buffer()
             RgbIntake(buffer, "letterbox", IMAGENET)(frame)
             x = torch.from_numpy((buffer[0] - np.float64(IMAGENET.mean)) / IMAGENET.std).permute(2, 0, 1)[None].float()
@@ -235,7 +263,15 @@ def certificates(clips: Clips) -> dict[str, Any]:
             ratios += list(bound[error > 0] / error[error > 0])
         found[clip.name] = {"frames_above": broken, "bound_of_error": _spread(ratios)}
         console.print(clip.name, found[clip.name], markup=False)
-    return found
+    above = sum(told["frames_above"] for told in found.values())
+    loosest = max(told["bound_of_error"]["p50"] for told in found.values())
+    return Section(
+        details={"clips": found},
+        numbers={
+            "frames whose error is above its bound": Number(measured=above, goal=0, better="lower", unit="frames"),
+            "bound over error, median, most of the clips": Number(measured=loosest, goal=20, better="lower"),
+        },
+    )
 
 
 def _until(graph: Graph, name: str) -> Graph:
@@ -247,7 +283,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {key: round(float(np.percentile(values, at)), 2) for key, at in (("p10", 10), ("p50", 50), ("p90", 90))}
 
 
-SECTIONS: dict[str, Callable[[Clips], dict[str, Any]]] = {
+SECTIONS: Mapping[str, Callable[[Clips], Section]] = {
     "intake": intake,
     "forms": forms,
     "half": half,
@@ -259,26 +295,21 @@ SECTIONS: dict[str, Callable[[Clips], dict[str, Any]]] = {
 
 def main() -> None:
     """Run the sections asked for and write ``results/transforms.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder that holds clips/")
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, by comma")
-    options = parser.parse_args()
-    path = RESULTS / "transforms.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    results = {name: known[name] for name in SECTIONS if name in known}
+    parser = Parser(__doc__, rounds=100)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SHAREDBB_DATA"), help="folder that holds clips/")
+    parser.add_argument("--only", type=chosen(SECTIONS), default=list(SECTIONS), help="sections, by comma")
+    options = parser.options()
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.only.split(","):
-            results[name] = SECTIONS[name](_clips(options.data, Path(folder)))
-            keep("transforms", results)
+        measure("transforms", __doc__, options, SECTIONS, lambda: _clips(options, Path(folder)))
 
 
-def _clips(data: Path | None, folder: Path) -> Clips:
-    if data is not None:
-        every = sorted((data / "clips").glob("*.*"))
-        return Clips(data / "clips" / "moving-cartoon.mp4", every)
-    made = folder / "street.mp4"
-    street = made if made.is_file() else street_clip(folder, FRAMES, FULL, Screen(console, console))
-    return Clips(street, [street])
+def _clips(options: argparse.Namespace, folder: Path) -> Clips:
+    if options.data is None:
+        street = street_clip(folder, FRAMES, FULL, Screen(console, console))
+        return Clips(street, [street], options.rounds, options.quick)
+    every = sorted((options.data / "clips").glob("*.*"))
+    large = options.data / "clips" / "moving-cartoon.mp4"
+    return Clips(large, every[:2] if options.quick else every, options.rounds, options.quick)
 
 
 if __name__ == "__main__":
