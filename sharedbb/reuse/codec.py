@@ -6,6 +6,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from av import VideoFrame
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 from sharedbb.reuse.motion import SCALE, Flow
@@ -125,7 +127,13 @@ def _kind(frame: Frame) -> int:
 
 def _vectors(frame: Frame) -> NDArray[Any] | None:
     """The decoder's vectors of a frame, one structured array; None where there are none."""
-    found = frame.video.side_data.get("MOTION_VECTORS") if frame.video is not None else None
+    if frame.video is None:
+        return None
+    # PyAV's own property ties the frame and what it holds into a cycle: hundreds of frames would wait for the garbage
+    # collector, which comes rarely.
+    is_av = isinstance(frame.video, VideoFrame)
+    container = SideDataContainer(frame.video) if is_av else frame.video.side_data  # type: ignore[call-arg]
+    found = container.get("MOTION_VECTORS")
     vectors: NDArray[Any] | None = None if found is None else found.to_ndarray()
     return vectors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import islice
@@ -227,6 +228,20 @@ def test_blocks_beyond_the_picture_are_left_out() -> None:
     flow = motion.measure(_given(1, [*_macroblocks((0, 0), but=(-1, -1)), *beyond]), Geometry.fit(NETWORK, NETWORK))
     assert flow is not None
     assert not flow.any()
+
+
+def test_frames_do_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
+    texture = _texture()
+    path = _encoded(tmp_path / "pan.mp4", (_window(texture, step) for step in range(FRAMES)), **PREDICTED)
+    gc.collect()
+    before = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+    gc.disable()
+    try:
+        flows = _followed(_frames(path))[1]
+        assert flows[-1] is not None
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_a_new_key_starts_anew(pan: list[Frame]) -> None:
