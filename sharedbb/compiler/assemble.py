@@ -165,7 +165,7 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
         "reuse": [
             pipeline.reuse.mode != "off",
             by_parts(pipeline.reuse.mode),
-            pipeline.reuse.mode == "keyframe" and pipeline.reuse.fresh,
+            pipeline.reuse.fresh if pipeline.reuse.mode == "keyframe" else 0,
         ],
         "source": given.decides,
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,

@@ -152,7 +152,7 @@ class Shared(nn.Module):
                 "reuse": [
                     bargain.mode != "off",
                     by_parts(bargain.mode),
-                    bargain.mode == "keyframe" and bargain.fresh,
+                    bargain.fresh if bargain.mode == "keyframe" else 0,
                 ],
                 "source": given.decides,
                 "threads": settings.threads,

@@ -234,12 +234,12 @@ def test_frames_do_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
     texture = _texture()
     path = _encoded(tmp_path / "pan.mp4", (_window(texture, step) for step in range(FRAMES)), **PREDICTED)
     gc.collect()
-    before = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+    before = sum(type(one) is av.VideoFrame for one in gc.get_objects())
     gc.disable()
     try:
         flows = _followed(_frames(path))[1]
         assert flows[-1] is not None
-        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) == before
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) <= before
     finally:
         gc.enable()
 
