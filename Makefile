@@ -45,7 +45,7 @@ bench-full: bench-packages
 	$(BIN)/python -m benchmarks.memory $(OURS)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.merge
-	$(BIN)/python -m benchmarks.compress_costs
+	$(BIN)/python -m benchmarks.compress_costs --anew
 	$(BIN)/python -m benchmarks.gpu $(OURS)
 	$(if $(DATA),$(BIN)/python -m benchmarks.transforms $(OURS))
 	$(if $(DATA),$(BIN)/python -m benchmarks.reuse $(OURS))

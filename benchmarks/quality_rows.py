@@ -85,6 +85,5 @@ def numbers(told: Mapping[str, Any]) -> dict[str, Number]:
 
 
 def _speedup(row: Mapping[str, Any], **more: Any) -> Number:
-    """Over the passes: median, least and most."""
-    speedup = row["speedup"]
-    return Number(measured=speedup["median"], low=speedup["low"], high=speedup["high"], **more)
+    """The median over the passes; these are too few for an interval, so their spread stays in the details."""
+    return Number(measured=row["speedup"]["median"], **more)

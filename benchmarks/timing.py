@@ -155,5 +155,5 @@ def show_numbers(numbers: Mapping[str, Number]) -> None:
         bound = "" if one.goal is None else f"{'≥' if one.better == 'higher' else '≤'} {one.goal:g}"
         interval = "" if one.low is None or one.high is None else f"{one.low:g}–{one.high:g}"
         measured = "–" if one.measured is None else f"{one.measured:g} {one.unit}"
-        table.add_row(name, measured, interval, bound, sign, one.why)
+        table.add_row(name, measured, interval, bound, sign, "" if one.is_met else one.why)
     Console().print(table)

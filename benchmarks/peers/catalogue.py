@@ -1,4 +1,4 @@
-"""All peers, in the groups that are measured together; and those that cannot be run on any machine like this one."""
+"""All peers, in the groups that are measured together; and those that were not tried, with the reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROBOFLOW = Peer(
 
 
 def never(why: str) -> Callable[[Work], Callable[[sb.Frame], Any]]:
-    """``prepare`` of a peer that only runs elsewhere."""
+    """``prepare`` of a peer that nobody tried here."""
 
     def prepare(work: Work) -> Callable[[sb.Frame], Any]:
         raise Absent(why)
@@ -48,17 +48,12 @@ ELSEWHERE = (
     Peer(
         "DL Streamer",
         "https://dlstreamer.github.io/get_started/install/install_guide_ubuntu.html",
-        never("GStreamer elements from Intel's apt repository or container image: no package of pip installs them"),
+        never("not tried: it comes from an apt repository or as a container image, and pip knows no dlstreamer"),
     ),
     Peer(
         "DeepStream, Savant",
         "https://docs.savant-ai.io/develop/getting_started/0_configure_prod_env.html",
-        never("both need an NVIDIA GPU and run from container images"),
-    ),
-    Peer(
-        "Holoscan",
-        "https://docs.nvidia.com/holoscan/sdk-user-guide/sdk_installation.html",
-        never("its inference operators need an NVIDIA GPU"),
+        never("not tried: both are made for NVIDIA GPUs and run from container images"),
     ),
 )
 
