@@ -26,17 +26,10 @@ import sharedbb as sb
 from benchmarks.headline_agreement import FLOAT, NOISE, OWN, REUSE, SAME_FLOAT, SMALL, agreements
 from benchmarks.limits import decode_ms
 from benchmarks.networks import PIPELINE
+from benchmarks.reuse_clips import ALL_STATIC as STATIC
 from benchmarks.schema import Limit, Number
 from benchmarks.timing import Measurement, Parser, case_of, show
 
-STATIC = (
-    "static-highway.avi",
-    "static-road.avi",
-    "static-turn.avi",
-    "static-carpark.mp4",
-    "static-hall.mp4",
-    "static-bottles.mp4",
-)
 MOVING = "moving-dashcam.mp4"
 
 APART, QUEUED, OURS = "four int8 networks", "four int8 networks, throughput hint", "sharedbb"

@@ -66,10 +66,9 @@ def openvino(case: Mapping[str, Any]) -> Step:
     requests = [core.compile_model(path, "CPU", options).create_infer_request() for path in case["models"]]
     _, height, width, _ = requests[0].model_inputs[0].get_shape()
 
-    def step(frame: Any, number: int) -> None:
+    def step(frame: Any, number: int) -> list[Any]:
         picture = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()[None]
-        for request in requests:
-            request.infer([picture], share_inputs=True, share_outputs=True)
+        return [request.infer([picture], share_inputs=True, share_outputs=True) for request in requests]
 
     return step
 

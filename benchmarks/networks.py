@@ -99,19 +99,23 @@ def openvino_run(compiled: ov.CompiledModel, picture: np.ndarray) -> Callable[[]
 def openvino_throughput(
     models: list[ov.Model], precision: ov.Type, picture: np.ndarray, frames: int
 ) -> Callable[..., Any]:
-    """Every network once on each of some frames, at most ``frames``, all of them in flight together."""
+    """Every network once on each of some frames, at most ``frames``, all of them in flight together.
+
+    The call returns the requests, which hold the answers: frame after frame, of each network in turn.
+    """
     compiled = [openvino_compiled(model, precision, "THROUGHPUT") for model in models]
     requests = [[model.create_infer_request() for model in compiled] for _ in range(frames)]
     tensor = ov.Tensor(picture, shared_memory=True)
     for request in (one for of_frame in requests for one in of_frame):
         request.set_input_tensor(tensor)
 
-    def call(count: int = frames) -> None:
+    def call(count: int = frames) -> list[ov.InferRequest]:
         started = [request for of_frame in requests[:count] for request in of_frame]
         for request in started:
             request.start_async()
         for request in started:
             request.wait()
+        return started
 
     return call
 

@@ -256,8 +256,8 @@ def _code_of_its_own(module: SegmentModule) -> FunctionType:
 class CudaGraphSession:
     """Replays a CUDA graph, recorded at the first call.
 
-    Pictures are copied into the graph's own, since a stream's frames come in several buffers by turns; features are
-    read where they were at the first call, or copied there from where they are now.
+    Pictures are copied into the graph's own buffer; features are read where they were at the first call, or copied
+    there from where they are now. So nothing is ever recorded again.
     """
 
     def __init__(self, module: Module, into: Sequence[Tensor] | None = None) -> None:

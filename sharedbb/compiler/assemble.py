@@ -86,6 +86,12 @@ def _sized(pipeline: Pipeline, size: tuple[int, int]) -> Pipeline:
     return pipeline.model_copy(update={"input": picture, "transform": RgbTransform()})
 
 
+def taken_apart(reuse: Reuse) -> dict[str, Any]:
+    """How far ``lower`` takes the network apart for this reuse; what it compiles depends on no more of it."""
+    fresh = reuse.fresh if reuse.mode == "keyframe" else 0
+    return {"reuse": reuse.mode != "off", "tiles": by_parts(reuse.mode), "fresh": fresh}
+
+
 def bargain_of(reuse: Reuse) -> Bargain | None:
     """What may be reused between frames; None for nothing."""
     return None if reuse.mode == "off" else Bargain(**reuse.model_dump())
@@ -162,11 +168,7 @@ def _deciding_facts(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph 
     return {
         "network": {room: described[room] for room in ("input", "transform", "backbone", "neck", "heads", "branches")},
         "graph": graph and graph.digest,
-        "reuse": [
-            pipeline.reuse.mode != "off",
-            by_parts(pipeline.reuse.mode),
-            pipeline.reuse.fresh if pipeline.reuse.mode == "keyframe" else 0,
-        ],
+        "reuse": taken_apart(pipeline.reuse),
         "source": given.decides,
         "weights": _digest(Path(weights)) if weights and Path(weights).is_file() else weights,
         "ways": [str(way) for way in ways],
@@ -200,7 +202,7 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: G
     from sharedbb.compiler.lower import lower
 
     every = {head: spec.every for head, spec in pipeline.heads.items()}
-    reuse, threads = pipeline.reuse, pipeline.runtime.threads
+    threads = pipeline.runtime.threads
     graph, form, said = formed(graph, pipeline.transform, pipeline.input, ways, threads, given)
     found = lower(
         graph,
@@ -208,9 +210,7 @@ def _build(pipeline: Pipeline, ways: Sequence[Candidate], graph: Graph, given: G
         ways,
         threads,
         every,
-        reuse=reuse.mode != "off",
-        tiles=by_parts(reuse.mode),
-        fresh=reuse.fresh if reuse.mode == "keyframe" else 0,
+        **taken_apart(pipeline.reuse),
     )
     return replace(found, form=form, choices=(*said, *found.choices))
 

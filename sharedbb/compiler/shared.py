@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sharedbb.compiler import cache, compiled
-from sharedbb.compiler.assemble import assemble, bargain_of, engine_of
+from sharedbb.compiler.assemble import assemble, bargain_of, engine_of, taken_apart
 from sharedbb.compiler.choose import candidates, machine
 from sharedbb.compiler.form import Given
 from sharedbb.compiler.formed import formed
@@ -24,7 +24,6 @@ from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
 from sharedbb.outputs import raw_decoder
 from sharedbb.program import Decoder, HeadPlan
-from sharedbb.reuse.policy import by_parts
 from sharedbb.reuse.regions import CELL
 from sharedbb.runtime import Engine
 from sharedbb.spec import Input, Reuse, Runtime, Schedule
@@ -149,11 +148,7 @@ class Shared(nn.Module):
                 "input": picture.model_dump(mode="json"),
                 "every": dict(clocks),
                 "transform": form.model_dump(mode="json"),
-                "reuse": [
-                    bargain.mode != "off",
-                    by_parts(bargain.mode),
-                    bargain.fresh if bargain.mode == "keyframe" else 0,
-                ],
+                "reuse": taken_apart(bargain),
                 "source": given.decides,
                 "threads": settings.threads,
                 "machine": machine(),
@@ -169,9 +164,7 @@ class Shared(nn.Module):
                 settings.threads,
                 clocks,
                 self.merged.separate,
-                reuse=bargain.mode != "off",
-                tiles=by_parts(bargain.mode),
-                fresh=bargain.fresh if bargain.mode == "keyframe" else 0,
+                **taken_apart(bargain),
             )
             found = replace(found, form=made, choices=(*said, *found.choices))
             if use_cache:

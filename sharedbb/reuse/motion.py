@@ -13,8 +13,9 @@ from sharedbb.types import Geometry, Size
 
 SCALE = 4  # flow is measured at a quarter of the network's resolution
 FINEST = 1  # halvings of that at which patches find their place: the last step costs three times all others together
+PATCH = 6  # pixels of a patch's side
 MOST_CHANNELS = 128  # that OpenCV moves at once
-DESCENTS = 16  # steps of each patch towards its place
+DESCENTS = 40  # steps of each patch towards its place
 ROUNDS = 2  # of looking up the motion at the place where a box has gone to
 MOST_GROWTH = 1.5  # of a box from the key frame on, either way
 LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed
@@ -45,6 +46,7 @@ class OpticalFlow:
         self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._places = np.indices(self._shape, np.float32)
         self._dis.setFinestScale(FINEST)
+        self._dis.setPatchSize(PATCH)
         self._dis.setGradientDescentIterations(DESCENTS)
         self._last: Flow | None = None
         self.flow: Flow = np.zeros((*self._shape, 2), np.float32)

@@ -15,6 +15,7 @@ from sharedbb.reuse.change import Array, ExactChange, NoisyChange, Picture, past
 from sharedbb.reuse.motion import glance, is_cut
 from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, by_parts, how
 from sharedbb.reuse.regions import CELL, Mask, grid
+from sharedbb.reuse.worth import Worth
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
 from sharedbb.types import Frame, Geometry
@@ -23,10 +24,6 @@ FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait 
 LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
 TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
 PERHAPS_CUT = 0.3  # of the cells differ from the reference at a scene cut, at least
-GAIN = 0.95  # of a dense frame's time that frames in parts may take on average
-COST_MEMORY, ENOUGH = 0.1, 8  # of the costs; frames to judge them by
-MOST_PATIENCE = 960  # frames off at most, twice as many each time that parts cost too much
-CROWDS, LONGEST_PAUSE = 3, 30  # crowded frames in a row after which some are not looked at, and at most how many
 SOONEST_KEY = 2  # frames from one key frame to the next, at least: with every frame a key, nothing would be learnt
 AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
 
@@ -83,10 +80,7 @@ class Memory:
         self._macs = 0
         self.error: dict[str, float] = {}
         self._waited = False
-        self._costs = {"dense": 0.0, "partial": 0.0}
-        self._seen = {"dense": 0, "partial": 0}
-        self._pause = self._crowds = 0
-        self._patience, self._just_begun = LONGEST_PAUSE, False
+        self._worth = Worth()
         self._frame: Frame | None = None
         self.refreshed, self._faint = 0.0, False
         self._since_full = self._full_before = 0
@@ -101,8 +95,8 @@ class Memory:
         timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
         self._since_full += 1
-        self._pause = max(0, self._pause - 1)
-        if self.trust.is_paused or self._pause:
+        self._worth.tick()
+        if self.trust.is_paused or self._worth.is_paused:
             self._looked = self.known = False
             return Sight(False, 1.0, True)
         mask, self._looked = self._changes(_arrays(self._latest)), True
@@ -200,35 +194,14 @@ class Memory:
             assert self.keys is not None
             with profiler.span("warp"):
                 self._macs += self.keys.compute_fresh(self._latest.features)
-        self._judge(chosen, (time.perf_counter() - start) * 1e3, crowded=sight.crowded and sight.known)
+        crowded = sight.crowded and sight.known
+        if self._worth.judge(chosen, (time.perf_counter() - start) * 1e3, crowded=crowded):
+            self.trust.recover()
         return chosen
 
     def _key_every(self) -> int:
         trust = self.trust if self._bargain.mode == "keyframe" else self.motion_trust
         return trust.clock
-
-    def _judge(self, chosen: How, milliseconds: float, *, crowded: bool) -> None:
-        """Learn what frames cost, and stop looking for what could be spared for a while when there is nothing."""
-        if chosen == "dense" and crowded:
-            self._crowds += 1
-            if self._crowds >= CROWDS:
-                self._pause = min(LONGEST_PAUSE, self._crowds)
-                self.trust.recover()
-        elif chosen != "dense":
-            self._crowds = 0
-        kind = "dense" if chosen == "key" else chosen
-        if kind not in self._costs or self._just_begun:
-            self._just_begun = False
-            return
-        self._seen[kind] += 1
-        step = max(COST_MEMORY, 1 / self._seen[kind])
-        self._costs[kind] += step * (milliseconds - self._costs[kind])
-        if self._seen["partial"] >= ENOUGH and self._seen["dense"]:
-            if self._costs["partial"] > GAIN * self._costs["dense"]:
-                self._pause, self._seen["partial"] = self._patience, 0
-                self._patience = min(MOST_PATIENCE, 2 * self._patience)
-            else:
-                self._patience = LONGEST_PAUSE
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
@@ -266,7 +239,7 @@ class Memory:
         results = whole.executable.session()(self._given(self.reference))
         self.features.update(zip(whole.facts.outputs, results, strict=True))
         self._whole = whole.executable.session(results)
-        self._just_begun = True
+        self._worth.begin()
         maps = {
             name: stride
             for part in self.parts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.backends.openvino import OpenVINOBackend
-from sharedbb.backends.torch_backends import CudaBackend, EagerBackend, InductorBackend
+from sharedbb.backends.torch_backends import CudaBackend, CudaGraphSession, EagerBackend, InductorBackend
 from sharedbb.errors import BackendError
 from sharedbb.graph.capture import capture
 from sharedbb.graph.cut import Cut, cut, fold_constants
@@ -271,3 +272,53 @@ def test_torch_compile_does_not_give_up_on_many_segments(parts: Cut, monkeypatch
     backend.precision, backend.device = "f32", "cpu"
     compiled = [executable for _ in range(4) for executable in _compiled(backend, parts)]
     assert len(compiled) > 8
+
+
+def _sum(picture: Tensor, feature: Tensor) -> Tensor:
+    return picture.float() * 2 + feature
+
+
+class _Graph:
+    """Stands in for a CUDA graph: what ran while it was recorded runs again, on the same tensors."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def replay(self) -> None:
+        for picture, feature, found in self.runs:
+            found.copy_(_sum(picture, feature))
+
+
+class _Stream(nullcontext[None]):
+    def wait_stream(self, other: _Stream) -> None:
+        pass
+
+
+def test_a_cuda_graph_is_recorded_once_whatever_buffers_its_inputs_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[_Graph] = []
+    recording: list[_Graph] = []
+
+    @contextmanager
+    def record(graph: _Graph, **_: Any) -> Iterator[None]:
+        recorded.append(graph)
+        recording.append(graph)
+        yield
+        recording.pop()
+
+    def module(picture: Tensor, feature: Tensor) -> tuple[Tensor, ...]:
+        found = _sum(picture, feature)
+        for graph in recording:
+            graph.runs.append((picture, feature, found))
+        return (found,)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    for name in ("stream", "Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: _Stream())
+    session, feature = CudaGraphSession(module), torch.ones(2, 3)
+    for number in range(6):
+        feature = feature.clone() if number == 4 else feature  # elsewhere than when it was recorded
+        feature.fill_(number)
+        (found,) = session([torch.full((2, 3), number, dtype=torch.uint8), feature])
+        assert torch.equal(found, torch.full((2, 3), 3.0 * number))
+    assert len(recorded) == 1

@@ -60,7 +60,12 @@ class TestCase:
 
     def test_networks_see_every_frame_at_their_size(self, clip: Path, model: Path) -> None:
         step = memory_case.openvino({"models": [str(model)], "precision": "f32", "cache": ""})
-        step(next(memory_case.decoded(str(clip))), 1)
+        plain = ov.Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for number, frame in enumerate(islice(memory_case.decoded(str(clip)), 3)):
+            (found,) = step(frame, number)
+            expected = plain([frame.reformat(width=12, height=8, format="rgb24").to_ndarray()[None]])
+            assert found[0].shape == (1, 2, 8, 12)
+            assert np.allclose(found[0], expected[0], atol=1e-4)
 
     def test_every_stream_sees_every_frame(self, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[tuple[str, float]] = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 from torch import nn
 
 from benchmarks import networks, scaling
@@ -156,7 +157,10 @@ def test_frames_in_flight_all_run_and_give_what_one_gives() -> None:
     torch_network = nn.Conv2d(3, 2, 1).eval()
     shape = (1, 3, 8, 12)
     model = networks.openvino_model(torch_network, Normalization((0, 0, 0), (1, 1, 1)), shape)
-    picture = np.zeros((1, 8, 12, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 8, 12, 3), np.uint8)
+    with torch.no_grad():
+        expected = torch_network(torch.from_numpy(picture).permute(0, 3, 1, 2).float()).numpy()
     call = networks.openvino_throughput([model, model], ov.Type.f32, picture, 3)
-    call(2)
-    call()
+    for count, requests in ((2, call(2)), (3, call())):
+        assert len({id(request) for request in requests}) == 2 * count
+        assert all(np.allclose(one.get_output_tensor(0).data, expected, atol=1e-2) for one in requests)

@@ -117,7 +117,7 @@ def test_other_sampling_is_converted_and_said_to_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["exact", "bounded", "keyframe", "auto"])
 def test_reuse_works_on_planes(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames stand still, then change in one corner; every mode answers within its terms, exact the same."""
-    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
     monkeypatch.setattr("sharedbb.compiler.measure.ROUNDS", 1)
     engine = _engine("{type: yuv420}", f"reuse.mode={mode}", "reuse.audit=0", "reuse.refresh=0")
     dense = _engine("{type: yuv420}")

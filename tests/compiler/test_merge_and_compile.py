@@ -184,7 +184,7 @@ def test_merged_networks_take_clocks_and_a_deadline(shared: sb.Shared) -> None:
 def test_merged_networks_reuse_features_and_read_other_forms(
     shared: sb.Shared, transform: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
     settings = {"backend": "eager", "precision": "f32", "device": "cpu", "use_cache": False}
     engine = shared.compile(**settings, transform=transform, reuse={"mode": "exact", "audit": 0})
     plain = shared.compile(**settings)

@@ -292,7 +292,7 @@ def test_reuse_and_a_folded_stem_give_the_dense_answers(
     transform: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
     monkeypatch.setattr("sharedbb.compiler.measure.ROUNDS", 1)
     reuse = {"mode": "exact", "audit": 0, "refresh": 0}
     dense = _engine(static, tmp_path, pipeline_of, "eager")

@@ -97,7 +97,7 @@ Make = Callable[..., "Both"]
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is computed in parts must not depend on how long it took."""
-    monkeypatch.setattr("sharedbb.runtime.memory.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
 
 
 @pytest.fixture
