@@ -40,8 +40,8 @@ class Tally:
         return {head: round(one.summary()["agreement"], 4) for head, one in self._heads.items()}
 
 
-def agreements(clip: Path, models: Path, frames: int) -> dict[str, dict[str, float]]:
-    """Every comparison on the first frames of a clip, by what is compared."""
+def agreements(clip: Path, models: Path, frames: int, skip: int = 0) -> dict[str, dict[str, float]]:
+    """Every comparison on ``frames`` frames of a clip behind the first ``skip``, by what is compared."""
     ours, dense, same, street = (
         sb.compile(sb.load(path, settings), profile=False)
         for path, settings in ((SMALL, REUSE), (SMALL, ()), (PIPELINE, REUSE), (PIPELINE, ()))
@@ -49,7 +49,7 @@ def agreements(clip: Path, models: Path, frames: int) -> dict[str, dict[str, flo
     apart, noise = _one_by_one(Apart(models, "LATENCY", str(PIPELINE))), np.random.default_rng(0)
     tallies = {what: Tally() for what in (OWN, NOISE, FLOAT, SAME_FLOAT, INT8)}
     with sb.open_source(clip) as source:
-        for frame in islice(source, frames):
+        for frame in islice(source, skip, skip + frames):
             own, plain, alike, whole = (engine.step(frame).outputs for engine in (ours, dense, same, street))
             rgb = Frame.of(frame.rgb(), index=frame.index, timestamp=frame.timestamp, order="rgb")
             added = noise.integers(-1, 2, rgb.rgb().shape, np.int16)

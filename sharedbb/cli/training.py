@@ -9,6 +9,7 @@ from typing import Any
 
 from sharedbb import artifact
 from sharedbb.errors import CompressionError, DataError
+from sharedbb.learn.batches import shares_of
 from sharedbb.learn.course import Course
 from sharedbb.learn.data import PARTS, Data, open_data
 from sharedbb.learn.judge import Quality, headline
@@ -96,13 +97,9 @@ def sets_of(texts: Sequence[str]) -> Sets:
     return tuple(found)
 
 
-def shares_of(sets: Sequence[tuple[Data, float | None]], batch: int) -> list[tuple[Data, float]]:
-    """The sets with their shares of a batch: as asked, and of what is left by number of pictures. Raises DataError."""
-    left = 1 - sum(share or 0.0 for _, share in sets)
-    unasked = sum(len(data) for data, share in sets if share is None)
-    if left < -1e-9 or (unasked and left <= 1e-9):
-        raise DataError(f"the shares of sets add up to {1 - left:g}, and leave nothing to others; lower them")
-    found = [(data, left * len(data) / unasked if share is None else share) for data, share in sets]
+def pools_of(sets: Sequence[tuple[Data, float | None]], batch: int) -> list[tuple[Data, float]]:
+    """The sets with their shares of a batch, each of at least a picture now and then. Raises DataError."""
+    found = shares_of(sets)
     whole = sum(share for _, share in found)
     for data, share in found:
         if share / whole * batch < 0.5:
@@ -151,7 +148,7 @@ def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
         raise CompressionError("--patience needs pictures to validate on, and no set has a part val")
     origin = {"start": start, "validated": {"every": wanted.every, "patience": wanted.patience, "on": judges}}
     shares = [share for _, share in wanted.sets]
-    taught = shares_of(list(zip(sets.parts["train"], shares, strict=True)), wanted.course.batch)
+    taught = pools_of(list(zip(sets.parts["train"], shares, strict=True)), wanted.course.batch)
     trainer = Trainer(network.copy(), wanted.course, taught, network.pipeline, origin=origin)
     training = Training(
         network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sharedbb.compress.finetune import Progress, train, trainer_of
+from sharedbb.compress.finetune import Footage, Progress, train, trainer_of
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
 from sharedbb.learn.distillation import Distill
@@ -27,22 +27,26 @@ def distill(
     temperature: float = 2.0,
     features: float = 0.0,
     attention: float = 0.0,
+    footage: Footage = (),
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
     **course: Any,
 ) -> tuple[Network, StepReport]:
     """Train a copy of the student ``network`` on the teacher's answers to the training part of ``data``.
 
-    ``data`` needs no labels; heads that it has labels for learn from those too, with weight ``1 − alpha``. ``features``
-    and ``attention`` are weights of what the shared features should be, and where they should look; see
-    ``learn.distillation.Distill``. The rest is as in ``finetune``. ``student`` makes a student of another backbone.
+    ``data`` needs no labels; heads that it has labels for learn from those too, with weight ``1 − alpha``. ``footage``:
+    sets without labels, each with its share of a batch. ``features`` and ``attention`` are weights of what the shared
+    features should be, and where they should look; see ``learn.distillation.Distill``. The rest is as in ``finetune``.
+    ``student`` makes a student of another backbone.
 
     Raises CompressionError when the two have different heads, or settings do not fit.
     """
     if network.scheme is not None:
         raise CompressionError("a quantized network is distilled before it is quantized")
     lesson = Distill(alpha, temperature, features, attention)
-    trainer = trainer_of(network, data, Course(steps, minutes, lr=lr, distill=lesson, **course), teacher)
+    trainer = trainer_of(
+        network, data, Course(steps, minutes, lr=lr, distill=lesson, **course), teacher, footage=footage
+    )
     return train(trainer, network, "distill", checkpoint, progress)
 
 

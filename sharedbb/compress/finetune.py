@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from sharedbb.learn.distillation import Distill
 from sharedbb.learn.network import Network
 from sharedbb.learn.report import StepReport
 from sharedbb.learn.trainer import Course, Trainer
+
+Footage = Sequence[tuple[Data, float]]
+"""Sets of pictures without labels, and each one's share of a batch, above 0 to 1."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Is told what ``learn.trainer.Trainer.run`` says of each step."""
@@ -34,6 +37,7 @@ def finetune(
     lr: float = 1e-3,
     distill: Distill | None = None,
     teacher: Network | None = None,
+    footage: Footage = (),
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
     constrain: Callable[[nn.Module], None] | None = None,
@@ -43,10 +47,11 @@ def finetune(
     """Train a copy of ``network`` on the training part of ``data``, until ``steps`` or ``minutes`` of work are done.
 
     With a ``teacher``, heads learn from its answers as well, as ``distill`` says (half and half if it does not); heads
-    without labels learn from those alone. Weights that are zero and stored sparsely stay zero, and those that share a
-    value go on sharing one, unless ``constrain(module)`` is given, which is called after every step. ``around(module)``
-    makes a context for each pass; without it a network that is quantized is refused. ``course`` are other fields of
-    ``learn.trainer.Course``.
+    without labels learn from those alone. ``footage`` are further pictures that the teacher answers, such as videos of
+    the cameras to come, each set with its share of a batch; ``data`` has what is left. Weights that are zero and stored
+    sparsely stay zero, and those that share a value go on sharing one, unless ``constrain(module)`` is given, which is
+    called after every step. ``around(module)`` makes a context for each pass; without it a network that is quantized is
+    refused. ``course`` are other fields of ``learn.trainer.Course``.
 
     ``checkpoint`` names a file, written every half minute and taken up where it exists: equal ``steps`` give equal
     weights, bit by bit, however often training was killed. Whoever owns the file removes it.
@@ -58,7 +63,7 @@ def finetune(
     if distill is not None and teacher is None:
         raise CompressionError("to distill needs a teacher: give the network as it was before, say")
     wanted = Course(steps, minutes, lr=lr, distill=distill or (Distill() if teacher else None), **course)
-    trainer = trainer_of(network, data, wanted, teacher, constrain=constrain, around=around)
+    trainer = trainer_of(network, data, wanted, teacher, footage=footage, constrain=constrain, around=around)
     return train(trainer, network, "finetune", checkpoint, progress)
 
 
@@ -68,13 +73,20 @@ def trainer_of(
     course: Course,
     teacher: Network | None = None,
     *,
+    footage: Footage = (),
     constrain: Callable[[nn.Module], None] | None = None,
     around: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
 ) -> Trainer:
-    """A trainer of a copy of ``network`` on the training part of ``data``; zeros and shared values as in ``finetune``.
+    """A trainer of a copy of ``network`` on the training part of ``data``; the rest as in ``finetune``.
 
-    Raises CompressionError when the teacher reads pictures in another way than the network.
+    Raises CompressionError when the teacher reads pictures in another way than the network, when there is footage and
+    no teacher to answer it, or nothing of a batch left for ``data``.
     """
+    left = 1 - sum(share for _, share in footage)
+    if footage and not teacher:
+        raise CompressionError(f"nobody answers the pictures of {footage[0][0].name}: footage needs a teacher")
+    if left <= 0:
+        raise CompressionError(f"the shares of footage, {1 - left:g}, leave nothing of a batch for {data.name}")
     if teacher and teacher.pipeline.input.normalization != network.pipeline.input.normalization:
         raise CompressionError(
             f"the teacher {teacher.pipeline.name} normalizes pictures by {teacher.pipeline.input.normalize!r}, "
@@ -84,7 +96,7 @@ def trainer_of(
     return Trainer(
         network.copy(),
         course,
-        data.of("train"),
+        ((data.of("train"), left), *footage),
         network.pipeline,
         module,
         masks=sparse_masks(network),

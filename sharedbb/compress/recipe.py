@@ -18,6 +18,7 @@ from sharedbb.compress.floors import Bisection, Floor, Quality, broken, floors_o
 from sharedbb.compress.record import Fate, Row, Run, Speed, State, write
 from sharedbb.compress.steps import Bench, Watch, take
 from sharedbb.errors import CompressionError, DataError
+from sharedbb.learn.batches import shares_of
 from sharedbb.learn.data import Data, open_data
 from sharedbb.learn.journal import Journal
 from sharedbb.learn.judge import LOWEST_SCORE, headline, judge
@@ -111,6 +112,15 @@ class _Pictures:
     def train(self) -> Data:
         """To learn from."""
         return open_data(self._data.train, self._size).of("train")
+
+    @cached_property
+    def footage(self) -> list[tuple[Data, float]]:
+        """To learn from by a teacher alone, and the shares of a batch."""
+        asked = self._data.footage
+        opened = [open_data(one.set, self._size) for one in asked]
+        sets = [data.of("train") if data.classes else data for data in opened]
+        shares = [one.share for one in asked]
+        return shares_of([(self.train, None), *zip(sets, shares, strict=True)])[1:]
 
     @cached_property
     def calibrate(self) -> Data:
@@ -228,6 +238,7 @@ class _Running:
             "step": step.model_dump(mode="json", exclude={"tries", "faster"}),
             "original": self.start.digest,
             "train": self.recipe.data.train,
+            **({"footage": footage} if (footage := self.recipe.data.model_dump()["footage"]) else {}),
             "calibrate": self.recipe.data.calibrate,
             "seed": self.recipe.seed,
             "files": {name: _sha256(path) for name in FILES if (path := getattr(step, name, None))},
@@ -236,7 +247,8 @@ class _Running:
         def make(folder: Path) -> dict[str, Any]:
             self.watch(step.type, None)
             pictures, began = self.pictures, time.monotonic()
-            bench = Bench(pictures.train, pictures.calibrate, self.original, folder, self.recipe.seed, self.watch)
+            teacher, seed = self.original, self.recipe.seed
+            bench = Bench(pictures.train, pictures.footage, pictures.calibrate, teacher, folder, seed, self.watch)
             network = self.take(step, base.network(), bench)
             return {"seconds": round(time.monotonic() - began, 1), **write(folder, network)}
 

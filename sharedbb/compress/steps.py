@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,13 @@ CHECKPOINT = "training.safetensors"
 class Bench:
     """What a step works with, beside the network.
 
-    ``train``: pictures to learn from; ``calibrate``: the few to calibrate with. ``teacher``: the network before the
+    ``train``: pictures to learn from; ``footage``: further ones that only a teacher answers, with their shares of a
+    batch; ``calibrate``: the few to calibrate with. ``teacher``: the network before the
     first step. ``folder``: where trainings keep their checkpoints, so that a killed one goes on.
     """
 
     train: Data
+    footage: Sequence[tuple[Data, float]]
     calibrate: Data
     teacher: Network
     folder: Path
@@ -131,7 +133,9 @@ def _quantize(step: QuantizeStep, network: Network, bench: Bench) -> Network:
     """Quantization, with training where it is aware of rounding; the teacher then is the network before all steps."""
     from sharedbb.compress.quantize import quantize
 
-    training = {"teacher": bench.teacher, **_course(step.finetune, bench, CHECKPOINT)} if step.finetune else {}
+    training: dict[str, Any] = {}
+    if step.finetune:
+        training = {"teacher": bench.teacher, "footage": bench.footage, **_course(step.finetune, bench, CHECKPOINT)}
     return quantize(
         network,
         bench.train if step.finetune else bench.calibrate,
@@ -174,6 +178,7 @@ def _train(course: Course, network: Network, bench: Bench, checkpoint: str) -> N
         bench.train,
         distill=Distill(**distillation.model_dump()) if distillation else None,
         teacher=bench.teacher if distillation else None,
+        footage=bench.footage if distillation else (),
         constrain=ties(network),
         **_course(course, bench, checkpoint),
     )[0]
@@ -189,7 +194,7 @@ def _distill(step: DistillStep, network: Network, bench: Bench) -> Network:
         made = student(teacher, step.student.arch, weights=step.student.weights)
         network = replace(made, steps=network.steps)
     settings = step.distill.model_dump() | _course(step, bench, CHECKPOINT)
-    return distill(network, teacher, bench.train, **settings)[0]
+    return distill(network, teacher, bench.train, footage=bench.footage, **settings)[0]
 
 
 def _course(course: Course, bench: Bench, checkpoint: str) -> dict[str, Any]:

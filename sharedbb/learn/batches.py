@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharedbb.errors import DataError
 from sharedbb.learn.augment import training_crop
-from sharedbb.learn.data import Rgb, Sample
+from sharedbb.learn.data import Data, Rgb, Sample
 from sharedbb.learn.known import Known, known_by_labels
 from sharedbb.learn.labels import Asked
 from sharedbb.learn.losses import Task
@@ -49,6 +49,15 @@ class Pool:
     pictures: Sequence[Sample]
     questions: Mapping[str, Asked]
     share: float = 1.0
+
+
+def shares_of(sets: Sequence[tuple[Data, float | None]]) -> list[tuple[Data, float]]:
+    """The sets with their shares of a batch: as asked, and of what is left by number of pictures. Raises DataError."""
+    left = 1 - sum(share or 0.0 for _, share in sets)
+    unasked = sum(len(data) for data, share in sets if share is None)
+    if left < -1e-9 or (unasked and left <= 1e-9):
+        raise DataError(f"the shares of sets add up to {1 - left:g}, and leave nothing to others; lower them")
+    return [(data, left * len(data) / unasked if share is None else share) for data, share in sets]
 
 
 @dataclass(slots=True)

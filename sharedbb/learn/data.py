@@ -5,6 +5,7 @@ A set is divided into ``train``, ``val`` and ``test``: by its own folders where 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +35,9 @@ LARGEST = (720, 1280)  # height and width of what is taken of a video, where no 
 LONGEST_BLOCK = 25  # consecutive pictures that come into one part
 STREET_FRAMES = 4  # of one synthetic street before the next
 STREET_SECONDS = 4.0  # between two of them
+
+VIDEO_PART = re.compile(r"(?P<file>.+)\?(?P<query>(?:from|to)=[^?]*)")
+"""A part of a video: ``clip.mp4?from=0.5&to=1``, as shares of its length."""
 
 Rgb = NDArray[np.uint8]
 
@@ -172,7 +176,8 @@ def open_data(text: str | Path, size: tuple[int, int] | None = None) -> Data:
     ``camvid:DIR``: CamVid's 11 classes in DIR/train with DIR/trainannot, and so on for val and test. A folder of such
     pairs NAME, NAMEannot (pictures; PNG files of class numbers, any number beyond the classes being void), with the
     classes' names, one a line, in classes.txt. ``coco:DIR``: boxes, as COCO stores them (``coco.open_coco``). A folder
-    of pictures, or a picture. A video: up to MOST_FRAMES evenly spread frames, decoded at once.
+    of pictures, or a picture. A video: up to MOST_FRAMES evenly spread frames, decoded at once; ``clip.mp4?to=0.5`` is
+    its first half, ``clip.mp4?from=0.5`` its second.
     ``synthetic:street?frames=200&seed=1``: rendered streets with labels and depth, unless the text says otherwise four
     frames of each, four seconds apart.
 
@@ -312,22 +317,38 @@ def _reduced(rgb: Rgb, size: tuple[int, int] | None) -> Rgb:
 def _video(name: str, size: tuple[int, int] | None) -> Data:
     """Every so many frames; how many is doubled whenever there are too many, since no one knows a video's length."""
     kept: list[Sample] = []
+    file, begin, end = _span(name)
     every = 1
     try:
-        with open_source(name) as source:
+        with open_source(file) as source:
             if source.live:
                 raise DataError(f"{name} never ends: record it, and give the file")
             for index, frame in enumerate(source):
                 if index % every:
                     continue
-                kept.append(Sample(f"{Path(name).stem}-{index:06d}", _reduced(frame.rgb(), size or LARGEST)))
+                kept.append(Sample(f"{Path(file).stem}-{index:06d}", _reduced(frame.rgb(), size or LARGEST)))
                 if len(kept) > MOST_FRAMES:
                     kept, every = kept[::2], 2 * every
     except SourceError as error:
         raise DataError(
             f"{error}; data is camvid:DIR, coco:DIR, a folder, a video, or synthetic:street?frames=200"
         ) from error
-    return Data.given(name, kept)
+    return Data.given(name, kept[round(begin * len(kept)) : round(end * len(kept))])
+
+
+def _span(name: str) -> tuple[str, float, float]:
+    """A video's file, and where in it to begin and to end, 0 to 1."""
+    found = VIDEO_PART.fullmatch(name)
+    if not found:
+        return name, 0.0, 1.0
+    asked = dict(parse_qsl(found["query"], keep_blank_values=True))
+    try:
+        begin, end = float(asked.pop("from", 0)), float(asked.pop("to", 1))
+    except ValueError:
+        begin, end = 1.0, 0.0
+    if asked or not 0 <= begin < end <= 1:
+        raise DataError(f"a part of a video is ?from=A&to=B with 0 <= A < B <= 1, got {name}")
+    return found["file"], begin, end
 
 
 def _streets(name: str, size: tuple[int, int] | None) -> Data:

@@ -18,6 +18,7 @@ from typing import Any
 from sharedbb import artifact
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn.agreeing import AGREEMENT, compared, operating_points, scores
+from sharedbb.learn.batches import shares_of
 from sharedbb.learn.checkpoint import check_same
 from sharedbb.learn.course import Course
 from sharedbb.learn.data import Data, Rgb, open_data
@@ -172,8 +173,8 @@ class _Fusing:
             seed=self.spec.seed,
         )
         sets = self.sets["train"]
-        shares = _shares([one.share for one in self.spec.data.train], [len(data) for data in sets])
-        taught = list(zip(map(self._taught, sets), shares, strict=True))
+        pools = shares_of([(data, one.share) for data, one in zip(sets, self.spec.data.train, strict=True)])
+        taught = [(self._taught(data), share) for data, share in pools]
         trainer = Trainer(network.copy(), course, taught, self.pipeline)
         every, patience = asked.validate_every, asked.patience
         return Training(
@@ -282,13 +283,6 @@ def _stored(pipeline: Pipeline, file: Path) -> Network:
     """The network of a pipeline as its artifact has it."""
     backbone = pipeline.backbone.model_copy(update={"weights": str(file)})
     return Network.of(pipeline.model_copy(update={"backbone": backbone}))
-
-
-def _shares(asked: list[float | None], pictures: list[int]) -> list[float]:
-    """Each set's share of a batch: as asked, and of what is left by the number of pictures."""
-    left = 1 - sum(share or 0.0 for share in asked)
-    unasked = sum(count for share, count in zip(asked, pictures, strict=True) if share is None)
-    return [left * count / unasked if share is None else share for share, count in zip(asked, pictures, strict=True)]
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

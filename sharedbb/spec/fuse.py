@@ -32,6 +32,7 @@ from sharedbb.spec.parts import (
     exactly,
     unique,
 )
+from sharedbb.spec.pictures import Sets
 from sharedbb.spec.recipe import Target
 from sharedbb.spec.steps import Course, Part
 from sharedbb.types import Fit
@@ -142,26 +143,6 @@ class FuseTeacher(Part):
         return self
 
 
-class Pictures(Part):
-    """A set of pictures to learn from, and how much of it."""
-
-    set: Text
-    """The set, as `sharedbb.learn.open_data` takes it; paths are taken from the working directory."""
-
-    share: Annotated[Number, Field(gt=0, le=1)] | None = None
-    """Its share of every batch, above 0 to 1; null: sets without a share have what is left, by their number of
-    pictures."""
-
-
-def _as_pictures(value: Any) -> Any:
-    return {"set": value} if isinstance(value, str) else value
-
-
-def _of_different_sets(pictures: tuple[Pictures, ...]) -> tuple[Pictures, ...]:
-    unique(tuple(one.set for one in pictures))
-    return pictures
-
-
 class FuseData(Part):
     """The pictures. Labels are not needed.
 
@@ -169,9 +150,7 @@ class FuseData(Part):
     of that name. Any other is taken whole.
     """
 
-    train: Annotated[
-        tuple[Annotated[Pictures, BeforeValidator(_as_pictures)], ...], AtLeast(1), AfterValidator(_of_different_sets)
-    ]
+    train: Annotated[Sets, AtLeast(1)]
     """The sets to learn from, each by its name, or as `{set: NAME, share: 0.25}`."""
 
     val: Annotated[tuple[Text, ...], AfterValidator(unique)] = ()

@@ -19,6 +19,7 @@ from sharedbb.spec.loader import text_of
 from sharedbb.spec.messages import problems_of
 from sharedbb.spec.overrides import override
 from sharedbb.spec.parts import AtLeast, Count, Number, RegisteredName, Text, Whole, names_file
+from sharedbb.spec.pictures import Sets
 from sharedbb.spec.steps import DistillStep, Part, PruneStep, QuantizeStep, Step
 
 HEADLINE = "headline"
@@ -36,6 +37,11 @@ class RecipeData(Part):
 
     train: Text
     """The set to train and to calibrate on: its training part."""
+
+    footage: Sets = ()
+    """Further pictures that trainings with a teacher learn from, such as videos of your own cameras: sets by name, or
+    as `{set: NAME, share: 0.25}`. They need no labels, since the teacher answers them; of a set with labels it is
+    the training part, of any other the whole."""
 
     val: Text | None = None
     """The set to judge on after each step: its validation part; null for that of the set to train on."""

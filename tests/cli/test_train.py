@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sharedbb import artifact
 from sharedbb.cli import training
 from sharedbb.cli.train import train
-from sharedbb.cli.training import crop_of, curves, sets_of, shares_of, weights_of
+from sharedbb.cli.training import crop_of, curves, pools_of, sets_of, weights_of
 from sharedbb.cli.training_page import training_page
 from sharedbb.errors import CompressionError, DataError, SinkError
 from sharedbb.learn.data import Data, Sample
@@ -269,7 +269,7 @@ def test_shares_are_as_asked_and_by_pictures_otherwise() -> None:
         return Data.given(f"set of {count}", [Sample("p", np.zeros((4, 4, 3), np.uint8))] * count)
 
     def shares(batch: int, *sets: tuple[int, float | None]) -> list[float]:
-        return [share for _, share in shares_of([(of(count), share) for count, share in sets], batch)]
+        return [share for _, share in pools_of([(of(count), share) for count, share in sets], batch)]
 
     assert shares(8, (30, None)) == [1.0]
     assert shares(8, (30, None), (10, None), (5, 0.2)) == pytest.approx([0.6, 0.2, 0.2])

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb import nets
-from sharedbb.compress.finetune import finetune
+from sharedbb.compress.finetune import finetune, trainer_of
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.graph.quantization import Scheme
+from sharedbb.learn.course import Course
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.distillation import Distill
 from sharedbb.learn.network import Network
@@ -119,6 +120,22 @@ def test_a_teacher_teaches_every_head(network: Network) -> None:
     assert (
         finetune(network, pictures(), steps=0, teacher=network, distill=distill)[1].settings["distill"]["alpha"] == 0.8
     )
+
+
+def test_footage_is_answered_by_the_teacher_and_has_its_share_of_every_batch(network: Network) -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    footage = Data.given("my camera", [Sample(f"camera-{index}", black) for index in range(5)])
+    course = Course(1, distill=Distill(), **SHORT)
+    trainer = trainer_of(network, pictures(), course, network, footage=[(footage, 0.25)])
+    names = [trainer.batches.crop(0, slot, 8, (32, 32))[0].name for slot in range(8)]
+    assert sum(name.startswith("camera") for name in names) == 2
+    assert [(len(pool.pictures), pool.share) for pool in trainer.batches.pools] == [(8, 0.75), (5, 0.25)]
+    report = finetune(network, pictures(), steps=1, teacher=network, footage=[(footage, 0.25)], **SHORT)[1]
+    assert report.facts["pictures"] == 13
+    with pytest.raises(CompressionError, match="nobody answers the pictures of my camera: footage needs a teacher"):
+        finetune(network, pictures(), steps=1, footage=[(footage, 0.25)], **SHORT)
+    with pytest.raises(CompressionError, match="the shares of footage, 1, leave nothing of a batch for squares"):
+        finetune(network, pictures(), steps=1, teacher=network, footage=[(footage, 1.0)], **SHORT)
 
 
 class KilledError(Exception):

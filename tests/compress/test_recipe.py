@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from sharedbb.learn.network import Network
 from sharedbb.learn.report import StepReport
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import load
-from sharedbb.spec.recipe import Recipe, loads_space
+from sharedbb.spec.recipe import Recipe, RecipeData, loads_space
 from sharedbb.spec.steps import AnyStep, ClusterStep, FinetuneStep, PruneStep, QuantizeStep
 
 PIPELINE = """\
@@ -146,6 +147,31 @@ def test_steps_are_taken_in_order_and_judged(tmp_path: Path) -> None:
     assert result.rows[1].speeds[0].ratio == 2
     assert result.rows[2].speeds == ()  # clustering claims no speed
     assert shop.events == ["judge 1", "prune", "measure", "judge 1", "cluster", "judge 1", *["judge 1"] * 2, "measure"]
+
+
+def test_footage_is_opened_with_its_share_and_decides_the_result(tmp_path: Path) -> None:
+    footage: list[Any] = []
+
+    class Watching(Workshop):
+        def take(self, step: AnyStep, network: Network, bench: Bench) -> Network:
+            footage.append([(data.name, len(data), round(share, 3)) for data, share in bench.footage])
+            return super().take(step, network, bench)
+
+    for name, count in (("yard", 2), ("street", 6)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), np.full((32, 64, 3), 40 * index, np.uint8))
+    yard, street = str(tmp_path / "yard"), str(tmp_path / "street")
+    plain = _recipe(tmp_path, "finetune, steps: 1")
+    shop = Watching()
+    for sets in ((), ({"set": yard, "share": 0.3}, street), (yard, street), (yard, street)):
+        data = RecipeData.model_validate(plain.data.model_dump() | {"footage": sets})
+        _run(plain.model_copy(update={"data": data}), tmp_path, shop)
+    assert footage == [
+        [],
+        [(yard, 2, 0.3), (street, 6, pytest.approx(0.7 * 6 / 14, abs=1e-3))],
+        [(yard, 2, pytest.approx(2 / 16, abs=1e-3)), (street, 6, pytest.approx(6 / 16, abs=1e-3))],
+    ]
 
 
 def test_training_counts_before_the_floor_does(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def _bench(network: Network, folder: Path, told: list[tuple[str, float | None]] 
         if told is not None:
             told.append((doing, share))
 
-    return Bench(data, data.spread(2), network, folder, 0, watch)
+    return Bench(data, [], data.spread(2), network, folder, 0, watch)
 
 
 SHORT: dict[str, Any] = {"steps": 1, "batch": 2, "crop": (32, 32)}

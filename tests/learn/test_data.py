@@ -35,6 +35,18 @@ def labelled_folder(folder: Path, **counts: int) -> Path:
     return folder
 
 
+def _video(path: Path) -> Path:
+    """Twenty-two frames, each lighter than the one before."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(22):
+            picture = np.full((48, 64, 3), 10 * index, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
 class TestLabelledFolders:
     def test_camvid_has_its_parts_its_classes_and_void(self, tmp_path: Path) -> None:
         labelled_folder(tmp_path, train=2, val=1)
@@ -110,20 +122,29 @@ class TestUnlabelled:
             assert 0.75 <= parts.count("train") / count <= 0.85
 
     def test_a_video_gives_evenly_spread_frames(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "clip.mp4"
-        with av.open(str(path), "w") as file:
-            stream = file.add_stream("mpeg4", rate=10)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            for index in range(22):
-                picture = np.full((48, 64, 3), 10 * index, np.uint8)
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            file.mux(stream.encode())
+        path = _video(tmp_path / "clip.mp4")
         monkeypatch.setattr(sets, "MOST_FRAMES", 8)
         found = open_data(path, (24, 64))
         assert [sample.name for sample in found] == [f"clip-{index:06d}" for index in range(0, 22, 4)]
         assert found[0].rgb.shape == (24, 32, 3)
         assert [round(float(sample.rgb.mean()) / 10) for sample in found] == [*range(0, 22, 4)]
         assert len(found.of("train")) == 4
+
+    def test_a_part_of_a_video_is_named_behind_its_file(self, tmp_path: Path) -> None:
+        path = _video(tmp_path / "clip.mp4")
+
+        def frames(query: str) -> list[int]:
+            return [int(sample.name.removeprefix("clip-")) for sample in open_data(f"{path}?{query}")]
+
+        assert frames("to=0.5") == [*range(11)]
+        assert frames("from=0.5") == [*range(11, 22)]
+        assert frames("from=0.25&to=0.5") == [*range(6, 11)]
+        for wrong in ("to=half", "from=0.5&to=0.5", "from=-1", "to=1.5", "from=0&until=1"):
+            with pytest.raises(DataError, match=r"a part of a video is \?from=A&to=B with 0 <= A < B <= 1"):
+                frames(wrong)
+        (tmp_path / "odd?name").mkdir()
+        with pytest.raises(DataError, match="no pictures in"):
+            open_data(tmp_path / "odd?name")
 
     def test_nothing_there_says_what_data_is(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="data is camvid:DIR, coco:DIR, a folder, a video, or synthetic:"):

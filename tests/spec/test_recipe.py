@@ -72,7 +72,7 @@ def test_a_recipe_goes_out_and_comes_back() -> None:
         ("steps: 10", "minutes: 0", "9:31: steps.1.minutes: must be more than 0, got 0"),
         ("steps: 10", "minutes: 1, steps: 9", "9:5: steps.1: needs either steps or minutes, got both"),
         (", steps: 10", "", "9:5: steps.1: needs either steps or minutes, got neither"),
-        ("train:", "trian:", "3:8: data.trian: unknown field; did you mean 'train'? (known: train, val, test"),
+        ("train:", "trian:", "3:8: data.trian: unknown field; did you mean 'train'? (known: train, footage, val, test"),
         ('train: "camvid:data", ', "", "3:1: data.train: is missing (the set to train and to calibrate on"),
         ("type: quantize", "type: quantize, method: qat", "10:5: steps.2.finetune: is needed by method 'qat'"),
         (
