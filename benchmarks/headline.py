@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def _held_out(frames: int) -> tuple[int, int]:
-    """How many frames of a clip are judged, and how many before them are not: street-small learnt from the first half."""
+    """How many frames of a clip are judged, and how many before them are not: street-small learnt from that half."""
     return min(JUDGED, frames - frames // 2), frames // 2
 
 

@@ -230,7 +230,7 @@ def agreement(clips: Clips) -> Section:
             ours, theirs = engine.step(frame), plain.step(frame)
             for name, answer in ours.items():
                 heads.setdefault(name, Agreement.of(type(answer))).add(answer, theirs[name])
-        reasons = list(engine.state().intake.reasons)
+        reasons = list(engine.state().reading.intake.reasons)
         found[clip.name] = {"heads": {name: one.overall() for name, one in heads.items()}, "reasons": reasons}
         console.print(
             clip.name, {name: one.overall()["agreement"] for name, one in heads.items()}, reasons, markup=False

@@ -119,6 +119,10 @@ class Intake(Protocol):
         """The height and width that a picture of this size is shown at; no more of its detail is read."""
         ...
 
+    def place(self, source: Size) -> Geometry:
+        """How a frame of this size lies in the buffers, which hold bars where it does not reach."""
+        ...
+
     def __call__(self, frame: Frame) -> Geometry:
         """Fill the buffers with a frame; returns how its pixels lie there."""
         ...

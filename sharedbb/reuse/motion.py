@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.reuse.regions import CELL
+from sharedbb.reuse.regions import CELL, Mask
 from sharedbb.types import Geometry, Size
 
 SCALE = 4  # flow is measured at a quarter of the network's resolution
 FINEST = 1  # halvings of that at which patches find their place: the last step costs three times all others together
 PATCH = 6  # pixels of a patch's side
+AROUND = 2  # cells around what changed in which motion is looked for, too
+LEAST_SIDE = 12  # cells of the part of a picture in which motion is looked for: a smaller one hides fast motion
 MOST_CHANNELS = 128  # that OpenCV moves at once
 DESCENTS = 40  # steps of each patch towards its place
 ROUNDS = 2  # of looking up the motion at the place where a box has gone to
@@ -28,12 +31,16 @@ CUT_LIKENESS = 0.4  # correlation that they have left, at most
 
 Flow = NDArray[np.float32]
 Grey = NDArray[np.uint8]
+Area = tuple[slice, slice]
+"""Rows and columns of cells; outside of them nothing moved."""
+
+EVERYWHERE: Area = (slice(None), slice(None))
 
 
 class OpticalFlow:
     """Dense motion from the current picture back to the key picture, at a quarter of the resolution.
 
-    By DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, 2016).
+    By DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, 2016), where the picture changed.
 
     ``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels: what is at (x, y) now was at (x + dx, y + dy). It is
     measured from the key frame itself, never added up.
@@ -44,7 +51,6 @@ class OpticalFlow:
         self._key = np.zeros(self._shape, np.uint8)
         self._now = np.zeros(self._shape, np.uint8)
         self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._places = np.indices(self._shape, np.float32)
         self._dis.setFinestScale(FINEST)
         self._dis.setPatchSize(PATCH)
         self._dis.setGradientDescentIterations(DESCENTS)
@@ -60,62 +66,93 @@ class OpticalFlow:
         """Take a flow that somebody else measured from a picture uint8 [H/2, W/2, 3] back to the key."""
         self._now, self.flow, self._last = self._quarter(small), flow, flow * np.float32(1 / SCALE)
 
-    def measure(self, small: NDArray[np.uint8]) -> Flow:
+    def measure(self, small: NDArray[np.uint8], area: Area = EVERYWHERE) -> Flow:
         """The motion from a picture uint8 [H/2, W/2, 3] back to the key; the last one helps to find it."""
         self._now = self._quarter(small)
-        if np.array_equal(self._now, self._key):
-            self.flow = np.zeros((*self._shape, 2), np.float32)
-            return self.flow
-        guess = None if self._last is None else self._last.copy()
-        self._last = self._dis.calc(self._now, self._key, guess).view(np.float32)
-        self.flow = self._last * SCALE
+        now, key = (np.ascontiguousarray(one[_scaled(area)]) for one in (self._now, self._key))
+        self.flow = np.zeros((*self._shape, 2), np.float32)
+        if not np.array_equal(now, key):
+            guess = None if self._last is None else np.ascontiguousarray(self._last[_scaled(area)])
+            self._last = np.zeros((*self._shape, 2), np.float32)
+            self._last[_scaled(area)] = self._dis.calc(now, key, guess)
+            np.multiply(self._last, SCALE, out=self.flow)
         return self.flow
 
     def _quarter(self, small: NDArray[np.uint8]) -> Grey:
         height, width = self._shape
         return _grey(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA).view(np.uint8))
 
-    def residual(self) -> NDArray[np.float32]:
-        """Grey levels by which the moved key picture misses the current one: float32 means by 16×16 network pixels."""
-        rows, columns = self._places
-        flow = self.flow / SCALE
+    def residual(self, area: Area = EVERYWHERE) -> NDArray[np.float32]:
+        """Grey levels by which the moved key picture misses the current one, in an area: float32 means by cell."""
+        inside = _scaled(area)
+        flow, (rows, columns) = self.flow[inside] / SCALE, _indices(*self._shape)[:, *inside]
         moved = cv2.remap(
             self._key, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        missed = cv2.absdiff(moved, self._now)
-        height, width = self._shape
-        cells = (width * SCALE // CELL, height * SCALE // CELL)
+        missed = cv2.absdiff(moved, np.ascontiguousarray(self._now[inside]))
+        cells = (missed.shape[1] * SCALE // CELL, missed.shape[0] * SCALE // CELL)
         return cv2.resize(missed, cells, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def around(changed: Mask) -> Area:
+    """The rectangle of cells in which motion is looked for, given those that changed: with what lies around them."""
+    rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return EVERYWHERE
+    return _grown(rows, changed.shape[0]), _grown(columns, changed.shape[1])
+
+
+def _grown(places: NDArray[np.intp], count: int) -> slice:
+    """From the first to the last of some places, with some around them, and not too few."""
+    begin, end = int(places[0]) - AROUND, int(places[-1]) + 1 + AROUND
+    short = max(0, LEAST_SIDE - (end - begin))
+    begin, end = begin - short // 2, end + (short + 1) // 2
+    return slice(max(0, begin - max(0, end - count)), min(count, end + max(0, -begin)))
+
+
+def _scaled(area: Area, by: float = CELL / SCALE) -> Area:
+    """Rows and columns of a map with so many of its own to a cell; what is only touched counts."""
+    rows, columns = (
+        one if one == slice(None) else slice(int(one.start * by), -int(-one.stop * by // 1)) for one in area
+    )
+    return rows, columns
 
 
 class Warp:
     """A flow as places to read maps at, made once for each size of map."""
 
-    def __init__(self, flow: Flow) -> None:
-        """``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels, over the whole picture."""
+    def __init__(self, flow: Flow, area: Area = EVERYWHERE) -> None:
+        """``flow``: float32 [H/4, W/4, 2], dx and dy in network pixels; outside of ``area`` it counts as none."""
         self.flow = flow
-        self._places: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._area = area
+        self._places: dict[tuple[int, int], tuple[Area, NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """A map [h, w, C] of the key frame as it lies now: bilinear, its border continued outwards."""
-        height, width = values.shape[:2]
-        columns, rows = self._read_at(height, width)
-        moved = np.empty(values.shape, np.float32)
+        inside, columns, rows = self._read_at(*values.shape[:2])
+        moved = np.empty(values.shape, np.float32) if columns.shape == values.shape[:2] else values.copy()
         for first in range(0, values.shape[2], MOST_CHANNELS):
             some = np.ascontiguousarray(values[..., first : first + MOST_CHANNELS])
             found = cv2.remap(some, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            moved[..., first : first + MOST_CHANNELS] = found.reshape(some.shape)
+            moved[(*inside, slice(first, first + MOST_CHANNELS))] = found.reshape(*found.shape[:2], some.shape[2])
         return moved
 
-    def _read_at(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _read_at(self, height: int, width: int) -> tuple[Area, NDArray[np.float32], NDArray[np.float32]]:
         found = self._places.get((height, width))
         if found is None:
             stride_y, stride_x = self.flow.shape[0] * SCALE / height, self.flow.shape[1] * SCALE / width
-            coarse = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_AREA)
-            rows, columns = np.indices((height, width), np.float32)
-            found = columns + coarse[..., 0] / np.float32(stride_x), rows + coarse[..., 1] / np.float32(stride_y)
-            self._places[height, width] = found
+            inside = _scaled(self._area, CELL / stride_x)
+            coarse = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_AREA)[inside]
+            rows, columns = _indices(height, width)[:, *inside]
+            to_x, to_y = coarse[..., 0] / np.float32(stride_x), coarse[..., 1] / np.float32(stride_y)
+            found = self._places[height, width] = inside, columns + to_x, rows + to_y
         return found
+
+
+@lru_cache(maxsize=16)
+def _indices(height: int, width: int) -> NDArray[np.float32]:
+    """Row and column of every place: float32 [2, height, width]."""
+    return np.indices((height, width), np.float32)
 
 
 def follow_boxes(boxes: NDArray[np.float32], flow: Flow, geometry: Geometry) -> NDArray[np.float32]:

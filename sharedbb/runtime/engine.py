@@ -100,22 +100,15 @@ class Engine:
     ) -> FrameResult:
         frame, asked = self._frame(picture, state, timestamp, order), self._known(heads)
         with self.profiler.frame(state.name, frame.index):
-            self._take_in(frame, state)
-            return self._answers(frame, state, asked)
-
-    def _take_in(self, frame: Frame, state: StreamState) -> None:
-        """Bring a frame into the network's input."""
-        with self.profiler.span("transform") as span:
             state.take_in(frame)
-            if state.intake.reasons:
-                span.why = "; ".join(state.intake.reasons)
-            self.program.device.upload(state.picture)
+            return self._answers(frame, state, asked)
 
     def _answers(self, frame: Frame, state: StreamState, heads: Sequence[str] | None) -> FrameResult:
         """Run what is due, or the heads asked for, on the frame that was taken in."""
         with self.profiler.span("plan"):
             due = plan(self.program, state.moment(frame.timestamp), heads)
         if state.memory is None:
+            state.reading.read(self.profiler)
             self._execute(due, state)
             self._decode(due, state, frame)
             result = self._result(due, state, frame)
@@ -137,7 +130,7 @@ class Engine:
         live = bool(getattr(opened, "live", False))
         with (
             _closing(opened),
-            _reduced(opened, self.state(name).intake),
+            _reduced(opened, self.state(name).reading.intake),
             Prefetch(opened, self.program.queue, self.program.when_late, live) as frames,
         ):
             dropped = 0
@@ -218,7 +211,7 @@ class Engine:
         """A frame's answers with as little computed as the bargain allows."""
         profiler, start = self.profiler, time.perf_counter()
         with profiler.span("observe"):
-            sight = memory.observe(frame, state.geometry)
+            sight = memory.observe(frame, state.geometry, profiler)
         mode: str = memory.follow(sight, due.due, frame.timestamp, profiler)
         with profiler.span("decode"):
             why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)
@@ -265,6 +258,7 @@ class Engine:
     def _audit(self, mode: str, due: FramePlan, state: StreamState, memory: Memory) -> None:
         """Compute the frame in full as well, and learn from how far the answers were off."""
         served = {name: state.outputs[name] for name in due.due}
+        state.reading.read(self.profiler)
         memory.compute_all()
         self._answer(tuple(self.program.heads), state, memory)
         errors = {name: changed(served[name], state.outputs[name]) for name in due.due}
@@ -303,7 +297,7 @@ class Engine:
         if mode in ("still", "held", "warped") or not due.due:
             return None
         with self.profiler.span("certify") as span:
-            read = state.picture if state.memory is None else state.memory.reference
+            read = state.reading.picture if state.memory is None else state.memory.reference
             (picture,) = read.planes.values()
             measured = [(one, one.measure(picture[0])) for one in self.program.certificates]
             bound = max(float(one.bound(levels).max()) for one, levels in measured)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sharedbb.program import HeadPlan, Patches, Program
 from sharedbb.reuse.change import Array
 from sharedbb.reuse.codec import CodecMotion
-from sharedbb.reuse.motion import OpticalFlow, Warp, follow_boxes
+from sharedbb.reuse.motion import Area, OpticalFlow, Warp, around, follow_boxes
+from sharedbb.reuse.regions import Mask
 from sharedbb.types import Frame, Geometry, Output
 
 DOUBTFUL = 0.05  # of the picture that the decoder's vectors do not account for: optical flow is tried then
@@ -56,26 +57,27 @@ class KeyFrame:
         """This frame is the key frame: vectors are added up from here."""
         self._codec.remember(frame)
 
-    def measure(self, small: Array, noise: float, frame: Frame, geometry: Geometry) -> float:
-        """Find out how the picture has moved; returns the share of it that motion does not account for.
+    def measure(self, small: Array, changed: Mask, noise: float, frame: Frame, geometry: Geometry) -> float:
+        """Find out how the picture has moved where it changed; returns the share that motion does not account for.
 
         The decoder's vectors serve where they lead back to the key frame and explain the picture, else optical flow.
         """
         self._fresh = {}
+        area = around(changed)
         coded = self._codec.measure(frame, geometry)
         if coded is not None:
             self._flow.accept(small, coded)
-            missed = self._missed(noise)
+            missed = self._missed(area, noise, changed.size)
             if missed < DOUBTFUL:
                 self.by_codec = True
-                self._warp = Warp(coded)
+                self._warp = Warp(coded, area)
                 return missed
         self.by_codec = False
-        self._warp = Warp(self._flow.measure(small))
-        return self._missed(noise)
+        self._warp = Warp(self._flow.measure(small, area), area)
+        return self._missed(area, noise, changed.size)
 
-    def _missed(self, noise: float) -> float:
-        return float((self._flow.residual() > MISSED + noise).mean())
+    def _missed(self, area: Area, noise: float, cells: int) -> float:
+        return float((self._flow.residual(area) > MISSED + noise).sum()) / cells
 
     def compute_fresh(self, picture: Mapping[str, Any]) -> int:
         """Run shallow features and maps on a picture, over deep ones moved along; returns its multiply-adds."""

@@ -100,7 +100,7 @@ class Ladder(Engine):
             size = choose(self.rules, place.standing, place.outlook(*self._predicted(state, frame, asked)))
             now = self._taken_in(frame, place, size)
             place.take(size)
-            audited = place.is_audited(now.picture) and (asked is None or len(asked) > 0)
+            audited = place.is_audited(now.reading.picture) and (asked is None or len(asked) > 0)
             compared = tuple(self.program.heads) if asked is None else asked
             result = self._rungs[size]._answers(frame, now, compared if audited else asked)
             result.work *= self._costs[size]
@@ -128,7 +128,8 @@ class Ladder(Engine):
         if size not in place.states:
             place.states[size] = StreamState(rung.program, place.name)
         now = place.states[size]
-        rung._take_in(frame, now)
+        now.take_in(frame)
+        now.reading.read(self.profiler)
         if now is not before:
             hand_over(before, now)
         return now
@@ -160,7 +161,7 @@ class Ladder(Engine):
         if size not in place.dense:
             place.dense[size] = StreamState(rung.program, place.name)
         state = place.dense[size]
-        rung._take_in(result.frame, state)
+        state.take_in(result.frame)
         result.work += self._costs[size]
         return rung._answers(result.frame, state, heads)
 

@@ -18,6 +18,7 @@ from sharedbb.reuse.regions import CELL, Mask, grid
 from sharedbb.reuse.worth import Worth
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
+from sharedbb.runtime.reading import Reading
 from sharedbb.types import Frame, Geometry
 
 FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait for the clock
@@ -36,15 +37,15 @@ class Memory:
     in parts, the picture of the last whole run need not be kept: ``reference`` is the latest one.
     """
 
-    def __init__(self, program: Program, bargain: Bargain, latest: Any) -> None:
-        """``latest``: the stream's input buffers, which every frame is read into."""
+    def __init__(self, program: Program, bargain: Bargain, reading: Reading) -> None:
+        """``reading`` has the stream's input buffers, and reads frames into them."""
         assert program.whole is not None
-        self._latest = latest
+        self._reading, self._latest = reading, reading.picture
         self._program = program
         self._bargain = bargain
         self._all = program.whole
         parts = by_parts(bargain.mode)
-        self.reference = program.device.picture(program.size, program.planes) if parts else latest
+        self.reference = program.device.picture(program.size, program.planes) if parts else reading.picture
         self._planes = tuple(self.reference.planes)
         self.features: dict[str, Any] = dict(self.reference.features)
         self.parts = [Part(stage, program.device, program.size) for stage in program.stages]
@@ -90,8 +91,8 @@ class Memory:
         """Trust no cached feature: the next frame is computed in full."""
         self.known = False
 
-    def observe(self, frame: Frame, geometry: Geometry) -> Sight:
-        """Compare the latest picture, of this frame, with what the cached features were computed from."""
+    def observe(self, frame: Frame, geometry: Geometry, profiler: Profiler | NullProfiler) -> Sight:
+        """Compare this frame's picture with what the cached features were computed from."""
         timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
         self._since_full += 1
@@ -99,7 +100,7 @@ class Memory:
         if self.trust.is_paused or self._worth.is_paused:
             self._looked = self.known = False
             return Sight(False, 1.0, True)
-        mask, self._looked = self._changes(_arrays(self._latest)), True
+        mask, self._looked = self._changes(profiler), True
         if not self.known:
             return Sight(False, 1.0, True)
         self._dirty = mask if mask is not None and mask.any() else None
@@ -123,11 +124,12 @@ class Memory:
             trusted=not self.motion_trust.is_paused,
         )
 
-    def _changes(self, picture: Picture) -> Mask | None:
+    def _changes(self, profiler: Profiler | NullProfiler) -> Mask | None:
         """The cells to take anew."""
         if self._exact is not None:
-            return self._exact.look(picture, _arrays(self.reference)) if self.known else None
-        levels = self._noisy.look(picture)
+            self._reading.read(profiler)
+            return self._exact.look(_arrays(self._latest), _arrays(self.reference)) if self.known else None
+        levels = self._noisy.look(self._reading.glance(profiler))
         mask: Mask = levels > self.threshold
         self._faint = not (levels > FAINT * self.threshold).any()
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
@@ -177,7 +179,7 @@ class Memory:
             self.keys.remember(self._moving(self._noisy.reference))
             self._rekey = False
         assert self._frame is not None
-        return self.keys.measure(self._moving(self._noisy.small), self._noisy.noise, self._frame, geometry)
+        return self.keys.measure(self._moving(self._noisy.small), self._dirty, self._noisy.noise, self._frame, geometry)
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
@@ -185,6 +187,8 @@ class Memory:
         chosen = how(self._bargain, sight, self._key_every())
         if chosen == "partial" and self._is_turn_of_all(heads):
             chosen = "dense"
+        if chosen in ("dense", "key", "partial") or (chosen == "warped" and self._program.fresh is not None):
+            self._reading.read(profiler)
         if chosen in ("dense", "key"):
             with profiler.span(self._all.facts.name):
                 self.compute_all()

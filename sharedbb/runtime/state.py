@@ -7,6 +7,7 @@ from typing import Any
 
 from sharedbb.program import Program, Session, Stage
 from sharedbb.runtime.memory import Memory
+from sharedbb.runtime.reading import Reading
 from sharedbb.runtime.schedule import Moment
 from sharedbb.types import Frame, Freshness, Geometry, Output
 
@@ -17,22 +18,20 @@ PACE_STEP = 0.1  # how far one frame moves the pace
 class StreamState:
     """One stream's buffers and memory; nothing in it is shared with another stream.
 
-    ``sessions`` are its own uses of the stages, ``features`` holds every stage's latest results by name, ``outputs``
-    every head's latest answer, ``last_run`` the (frame count, timestamp) at which each head last had its turn,
-    ``current`` the one up to which its answer knows of all changes, ``frames`` how many frames the stream has seen,
-    ``pace`` how much longer stages take than when they were compiled, ``begun`` when the stages of the frame at hand
-    began, None where that tells nothing about the pace.
+    ``reading`` has its input buffers, ``sessions`` are its own uses of the stages, ``features`` holds every stage's
+    latest results by name, ``outputs`` every head's latest answer, ``last_run`` the (frame count, timestamp) at which
+    each head last had its turn, ``current`` the one up to which its answer knows of all changes, ``frames`` how many
+    frames the stream has seen, ``pace`` how much longer stages take than when they were compiled, ``begun`` when the
+    stages of the frame at hand began, None where that tells nothing about the pace.
     """
 
     features: dict[str, Any]
 
     def __init__(self, program: Program, name: str) -> None:
         self.name = name
-        self.picture = program.device.picture(program.size, program.planes)
-        self.intake = program.intake(self.picture.planes)
+        self.reading = Reading(program)
         self.sessions: dict[Stage, Session] = {}
-        self._intake_of = program.intake
-        self.memory = Memory(program, program.bargain, self.picture) if program.bargain is not None else None
+        self.memory = Memory(program, program.bargain, self.reading) if program.bargain is not None else None
         self.reset()
 
     def reset(self) -> None:
@@ -40,13 +39,13 @@ class StreamState:
         self.frames = 0
         if self.memory is not None:
             self.memory.reset()
-        self.features = dict(self.picture.features) if self.memory is None else self.memory.features
+        self.features = dict(self.reading.picture.features) if self.memory is None else self.memory.features
         self.outputs: dict[str, Output] = {}
         self.last_run: dict[str, tuple[int, float]] = {}
         self.current: dict[str, tuple[int, float]] = {}
         self.pace = 1.0
         self.begun: float | None = None
-        self.intake = self._intake_of(self.picture.planes)
+        self.reading.reset()
         self._geometry: Geometry | None = None
 
     def session(self, stage: Stage) -> Session:
@@ -63,8 +62,8 @@ class StreamState:
         return self._geometry
 
     def take_in(self, frame: Frame) -> None:
-        """Bring a frame into the input buffer. Answers to frames of another size are forgotten: they do not fit."""
-        geometry = self.intake(frame)
+        """The next frame, of which nothing is read yet. Answers to frames of another size are forgotten."""
+        geometry = self.reading.take(frame)
         if geometry != self._geometry:
             self.outputs.clear()
             self.last_run.clear()

@@ -69,7 +69,7 @@ class RgbIntake:
 
     def __call__(self, frame: Frame) -> Geometry:
         """Write the frame into the buffer; returns how its pixels lie there. Raises FrameError if it cannot be read."""
-        geometry = self._placed(frame.size)
+        geometry = self.place(frame.size)
         left, top, width, height = geometry.placed
         view = self._picture[max(top, 0) : top + height, max(left, 0) : left + width]
         try:
@@ -83,8 +83,8 @@ class RgbIntake:
         view[...] = resized[skip_y : skip_y + view.shape[0], skip_x : skip_x + view.shape[1]]
         return geometry
 
-    def _placed(self, source: Size) -> Geometry:
-        """The geometry of this frame size; a new one clears the bars."""
+    def place(self, source: Size) -> Geometry:
+        """How a frame of this size lies in the buffer; a new size clears the bars. Raises FrameError."""
         if self._geometry is None or self._geometry.source != source:
             geometry = placed(source, self._size, self._fit)
             self._geometry = geometry

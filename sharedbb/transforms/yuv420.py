@@ -74,7 +74,7 @@ class Yuv420Intake:
 
     def __call__(self, frame: Frame) -> Geometry:
         """Write the frame into the planes; returns how its pixels lie there. Raises FrameError if it cannot be read."""
-        geometry = self._placed(frame.size)
+        geometry = self.place(frame.size)
         if frame.video is None or not _has_chroma(frame.video):
             self._from_rgb(frame, geometry)
             return geometry
@@ -113,8 +113,8 @@ class Yuv420Intake:
         for plane, least in zip((self._u, self._v), self._least, strict=True):
             cv2.max(plane, cv2.LUT(brightest, least), dst=plane)
 
-    def _placed(self, source: Size) -> Geometry:
-        """The geometry of this frame size; a new one clears the bars."""
+    def place(self, source: Size) -> Geometry:
+        """How a frame of this size lies in the buffer; a new size clears the bars. Raises FrameError."""
         if self._geometry is None or self._geometry.source != source:
             self._geometry = placed(source, self._size, self._fit)
             for plane, level in zip((self._y, self._u, self._v), self._bars, strict=True):

@@ -91,12 +91,12 @@ def test_exact_forms_give_the_same_answers(transform: str) -> None:
 def test_planes_give_the_answers_of_their_colours(tmp_path: Path, tags: dict[str, int]) -> None:
     clip = _clip(tmp_path / "clip.mp4", **tags)
     plain, engine = _engine("{type: rgb}"), _engine("{type: yuv420}", source=clip)
-    intake = engine.state().intake
+    intake = engine.state().reading.intake
     assert [plane.name for plane in engine.program.planes] == ["input.y", "input.u", "input.v"]
     changed = _changed(list(engine.stream(clip)), list(plain.stream(clip)))
     assert max(changed["surface"], changed["edges"], changed["scene"]) < 0.01, changed
     assert changed["objects"] < 0.15
-    assert intake.reasons == engine.state().intake.reasons == ()
+    assert intake.reasons == engine.state().reading.intake.reasons == ()
 
 
 def test_planes_of_another_colour_are_converted_and_said_to_be(tmp_path: Path) -> None:
@@ -268,8 +268,8 @@ def test_a_colour_that_is_said_is_that_of_untagged_frames(tmp_path: Path) -> Non
     for matrix in ("bt601", "bt709"):
         engine = _engine(f"{{type: yuv420, matrix: {matrix}}}", source=clip)
         engine.step(frame)
-        assert engine.state().intake.reasons == ()
-        planes.append(engine.state().picture.planes["input.y"].copy())
+        assert engine.state().reading.intake.reasons == ()
+        planes.append(engine.state().reading.picture.planes["input.y"].copy())
     assert np.array_equal(planes[0][:, 1:-1], planes[1][:, 1:-1])
 
 

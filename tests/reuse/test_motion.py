@@ -14,8 +14,21 @@ import torch
 from sharedbb.backends.patches import ArrayPatches
 from sharedbb.backends.torch_patches import TensorPatches
 from sharedbb.media import open_source
-from sharedbb.reuse.change import Picture
-from sharedbb.reuse.motion import MOST_GROWTH, SCALE, Flow, OpticalFlow, Warp, follow_boxes, glance, is_cut
+from sharedbb.reuse.change import Picture, largest
+from sharedbb.reuse.motion import (
+    AROUND,
+    EVERYWHERE,
+    LEAST_SIDE,
+    MOST_GROWTH,
+    SCALE,
+    Flow,
+    OpticalFlow,
+    Warp,
+    around,
+    follow_boxes,
+    glance,
+    is_cut,
+)
 from sharedbb.reuse.regions import CELL
 from sharedbb.types import Geometry, Size
 
@@ -127,6 +140,72 @@ def test_nothing_is_left_of_a_pan_and_much_of_a_new_object(scene: Picture) -> No
     assert missed[4:8, 6:10].mean() > 25
     missed[3:9, 5:11] = 0
     assert missed[1:-1, 1:-1].max() < 12
+
+
+@pytest.mark.parametrize("place", [(0, 0), (6, 9), (3, 5)])
+def test_motion_in_a_part_of_the_picture_is_found_as_well_as_in_the_whole(
+    scene: Picture, place: tuple[int, int]
+) -> None:
+    """An object that moves over a still ground: it is followed, and outside of the rectangle nothing moves."""
+    half, (row, column) = CELL // HALF, place
+    key, now = _seen(scene), _seen(scene)
+    side, (down, right) = 6 * half, (3, 5)
+    thing, (top, left) = _texture(3, side, side), (row * half, column * half)
+    key[top : top + side, left : left + side] = thing
+    room = now[top + down : top + down + side, left + right : left + right + side]
+    room[...] = thing[: room.shape[0], : room.shape[1]]
+    changed = largest(cv2.absdiff(now, key), half) > 0
+    area = around(changed)
+    inside = tuple(slice(one.start * CELL // SCALE, one.stop * CELL // SCALE) for one in area)
+    flow = OpticalFlow(SIZE)
+    flow.remember(key)
+    found, whole = flow.measure(now, area).copy(), _measured(key, now)
+    outside = np.ones(MEASURED, bool)
+    outside[inside] = False
+    assert not found[outside].any()
+    middle = np.s_[top // 2 + 8 : top // 2 + 16, left // 2 + 8 : left // 2 + 16]
+    off, off_whole = (
+        np.hypot(*(np.median(one[middle], axis=(0, 1)) - [-right * HALF, -down * HALF])) for one in (found, whole.flow)
+    )
+    assert off < off_whole + 0.25  # network pixels
+    assert off < 1.0
+    residual = flow.residual(area)
+    assert residual.shape == (area[0].stop - area[0].start, area[1].stop - area[1].start)
+    assert residual[changed[area]].mean() < whole.residual()[changed].mean() + 1.0
+
+
+def test_the_area_holds_what_changed_and_what_lies_around_it() -> None:
+    dice = np.random.default_rng(0)
+    for _ in range(300):
+        rows, columns = (int(side) for side in dice.integers(1, 50, 2))
+        changed = dice.random((rows, columns)) < dice.choice([0.002, 0.02, 0.5])
+        area = around(changed)
+        if not changed.any():
+            assert area == EVERYWHERE
+            continue
+        for one, places, count in zip(area, np.nonzero(changed), (rows, columns), strict=True):
+            assert one.start == 0 or one.start <= places.min() - AROUND
+            assert one.stop == count or one.stop > places.max() + AROUND
+            assert 0 <= one.start < one.stop <= count
+            assert one.stop - one.start >= min(LEAST_SIDE, count)
+    corner = np.zeros((24, 40), bool)
+    corner[23, 0] = True
+    assert around(corner) == (slice(24 - LEAST_SIDE, 24), slice(0, LEAST_SIDE))
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 16, 32])
+def test_outside_of_its_area_a_warp_moves_nothing(stride: int) -> None:
+    """Cells that the area only touches are read at where the flow leads, which is nowhere outside of it."""
+    dice = np.random.default_rng(stride)
+    values = dice.normal(size=(SIZE.height // stride, SIZE.width // stride, 5)).astype(np.float32)
+    area = slice(3, 8), slice(5, 11)
+    flow = np.zeros((*MEASURED, 2), np.float32)
+    inside = tuple(slice(one.start * CELL // SCALE, one.stop * CELL // SCALE) for one in area)
+    flow[inside] = dice.normal(0, 12, flow[inside].shape)
+    given = values.copy()
+    assert np.array_equal(Warp(flow, area)(values), Warp(flow)(values))
+    assert np.array_equal(values, given)
+    assert not np.array_equal(Warp(flow, area)(values), values)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])

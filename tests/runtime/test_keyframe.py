@@ -23,10 +23,17 @@ from sharedbb.compiler.lower import lower
 from sharedbb.graph.capture import capture
 from sharedbb.media.video import VideoSource
 from sharedbb.outputs.segmentation import SegmentationDecoder
+from sharedbb.profiling import NullProfiler
 from sharedbb.program import HeadPlan, Program
+from sharedbb.reuse.change import halve
 from sharedbb.reuse.policy import Bargain
 from sharedbb.runtime import Engine
+from sharedbb.runtime.memory import LEAST_CHANGE
+from sharedbb.runtime.reading import Reading
 from sharedbb.spec import Input, Schedule
+from sharedbb.transforms.colour import Colour
+from sharedbb.transforms.rgb import RgbIntake
+from sharedbb.transforms.yuv420 import Yuv420Intake
 from sharedbb.types import FrameResult, Geometry, Plane
 
 HEIGHT, WIDTH = 128, 192
@@ -190,6 +197,70 @@ def test_the_decoders_vectors_serve_as_motion_where_they_lead_back(
                 searched.append(other["surface"].changed(expected))
     assert np.mean(moved) < np.mean(searched) + 0.04
     assert np.mean(by_codec) > 0.5 if bframes == 0 else np.mean(by_codec) < 0.4
+
+
+@pytest.mark.parametrize(("mode", "fresh"), [("keyframe", 0), ("keyframe", 8), ("bounded", 0), ("auto", 0)])
+def test_a_decoders_frame_is_read_whole_only_where_something_is_computed_from_it(
+    programs: dict[int, Program], tmp_path: Path, mode: str, fresh: int
+) -> None:
+    """Equal frames, a pan, a change in one place: what is computed comes from this frame, not from a former one."""
+    still = _texture(4).astype(np.uint8)
+    changed = _red(still, 30, 100, 24).astype(np.uint8)
+    path = _encoded(tmp_path / "clip.mp4", [still] * 3 + _pan(6) + [still] * 4 + [changed] * 3, bf="0")
+    engine = _engine(programs[fresh], mode=mode, key_every=3, fresh=fresh, audit=0.2)
+    dense, reading = Engine(programs[0]), engine.state().reading
+    read: list[int] = []
+    whole = reading.intake
+
+    class Counted:
+        """The intake, and the frames that it was asked to read."""
+
+        reasons, needs, place = (), whole.needs, whole.place
+
+        def __call__(self, frame: sb.Frame) -> Geometry:
+            read.append(frame.index)
+            return whole(frame)
+
+    reading.intake = Counted()
+    modes = []
+    with VideoSource.file(str(path), motion=True) as frames:
+        for frame in frames:
+            result, truth = engine.step(frame), dense.step(frame)
+            modes.append(result.mode)
+            computed = result.mode in ("key", "dense", "audit", "partial") or (result.mode == "warped" and fresh > 0)
+            assert read.count(result.index) == int(computed)
+            if result.mode in ("key", "dense", "audit"):
+                assert np.array_equal(result["surface"].classes, truth["surface"].classes)
+                assert np.array_equal(result["look"].vector, truth["look"].vector)
+    assert {"still"} < set(modes)
+
+
+@pytest.mark.parametrize("form", ["rgb", "yuv420"])
+def test_a_frame_that_is_looked_at_small_is_seen_as_when_it_is_read(
+    programs: dict[int, Program], tmp_path: Path, form: str
+) -> None:
+    """At half resolution it differs from the halved input by less than any threshold, bars and all.
+
+    The picture is grey: of colours, half the detail is left. Sharp detail is smoothed otherwise.
+    """
+    path = _encoded(tmp_path / "clip.mp4", [np.repeat(cv2.GaussianBlur(_still(), None, 2.0)[..., 1:2], 3, 2)])
+    size, grey = sb.Size(96, 192), Input(size=(96, 192), normalize="unit").normalization
+    planes: tuple[Plane, ...] = Plane.rgb(grey)
+    intake: Any = lambda buffers: RgbIntake(buffers["input"], "letterbox", grey)  # noqa: E731
+    if form == "yuv420":
+        strides = {"input.y": 1, "input.u": 2, "input.v": 2}
+        planes = tuple(Plane(name, 1, stride, (0.0,), (1.0,)) for name, stride in strides.items())
+        intake = lambda buffers: Yuv420Intake(buffers, "letterbox", grey, Colour("bt601", "limited"))  # noqa: E731
+    reading = Reading(replace(programs[0], size=size, planes=planes, intake=intake))
+    small, halved = (np.empty((48, 96, 3), np.uint8) for _ in range(2))
+    with VideoSource.file(str(path)) as frames:
+        reading.take(next(iter(frames)))
+        halve(reading.glance(NullProfiler()), small)
+        reading.read(NullProfiler())
+        halve(reading.glance(NullProfiler()), halved)
+    difference = np.abs(small.astype(int) - halved)
+    assert difference.max() < LEAST_CHANGE
+    assert difference.mean() < 1
 
 
 def test_an_engine_for_moving_video_asks_for_the_decoders_vectors(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_heads_that_cannot_be_compared_keep_the_largest_size(sizes: list[Program
 def test_streams_stand_apart_and_begin_again(sizes: list[Program]) -> None:
     ladder = Ladder(sizes[:2], Rules(hold=5, audit=0.5))
     _steps(ladder, 20, stream="left")
-    assert ladder.state("left").picture.planes["input"].shape == (1, 32, 64, 3)
+    assert ladder.state("left").reading.picture.planes["input"].shape == (1, 32, 64, 3)
     assert ladder.step(_grey(20), stream="right").geometry.network == SIZES[0]
     ladder.reset("left")
     again = ladder.step(_grey(20), stream="left")
