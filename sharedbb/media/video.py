@@ -6,18 +6,21 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import av
 import av.error
+import numpy as np
 from av.codec.context import Flags2
 from av.video.stream import VideoStream
 
-from sharedbb.errors import SourceError
+from sharedbb.errors import FrameError, SourceError
+from sharedbb.media.jpeg import Jpeg, reduction, stored_size
 from sharedbb.types import Frame, Size
 
 OPEN_SECONDS, READ_SECONDS = 10.0, 10.0  # without an answer, without data
@@ -36,6 +39,7 @@ CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
 
 TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
 CAMERA_OVER_HTTP = "mpjpeg"
+JPEG_END, JPEG_PADDING = b"\xff\xd9", 64  # how a picture ends, and within how many bytes of the packet's end
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -48,12 +52,17 @@ class VideoSource:
     they were coded. With ``motion`` frames carry the motion vectors of their blocks (``Frame.video.side_data``), where
     the codec has them: H.264, MPEG-1, 2 and 4.
 
+    Whoever needs only so many pixels sets ``at_least``, which takes a picture's size and gives the smallest that will
+    do: Motion JPEG at least twice as large is then decoded at 1/2, 1/4 or 1/8 of its size (``Frame.encoded``).
+
     ``close`` may be called while another thread iterates: that thread ends with the frame it waits for.
 
     Raises SourceError when it cannot be opened or has no video; while iterating, after the frames that came before,
     when no frame can be decoded, when a file or connection breaks off, and when a live address that breaks off does
     not come back.
     """
+
+    at_least: Callable[[Size], Size] | None = None
 
     def __init__(
         self,
@@ -124,13 +133,13 @@ class VideoSource:
         connection: _Connection | None = self._first()
         while connection is not None:
             with closing(connection):
-                for video in connection.frames():
+                for picture in connection.frames(self.at_least):
                     if self._closed.is_set():
                         return
-                    if video is None:
+                    if picture is None:
                         self.skipped += 1
                         continue
-                    yield Frame(index, clock.at(video.time), video=video)
+                    yield Frame(index, clock.at(picture.time), video=picture.video, encoded=picture.encoded)
                     index, fruitless = index + 1, 0
             broken = connection.broken
             connection = self._again(fruitless, broken) if self._endless else None
@@ -181,6 +190,7 @@ class _Connection:
         self, name: str, address: str, format_: str | None, options: Mapping[str, str], thread_type: str
     ) -> None:
         self.broken: str | None = None
+        self._is_whole = False
         timeout: Any = (OPEN_SECONDS, READ_SECONDS)  # the stub knows Real only, which float is not
         try:
             self._container = av.open(
@@ -231,8 +241,8 @@ class _Connection:
             return self._stream.frames
         return max(1, round(self.seconds * self.fps)) if self.seconds and self.fps else None
 
-    def frames(self) -> Iterator[av.VideoFrame | None]:
-        """Decoded frames in the order of showing; None for a damaged one.
+    def frames(self, at_least: Callable[[Size], Size] | None) -> Iterator[_Picture | None]:
+        """Decoded pictures in the order of showing; None for a damaged one. ``at_least`` as in ``VideoSource``.
 
         What cannot be decoded, what the decoder marks as corrupt and what the demuxer knows to be incomplete is
         damaged. Whatever ends the stream, the decoder's last frames still come.
@@ -244,9 +254,9 @@ class _Connection:
                 yield None
                 continue
             cut = cut and not packet.size
-            for video in self._decoded(packet):
-                end = max(end, video.time or 0.0) if video is not None else end
-                yield video
+            for picture in self._decoded(packet, at_least):
+                end = max(end, picture.time or 0.0) if picture is not None else end
+                yield picture
         if cut:
             self.broken = self.broken or "its last frame is incomplete"
         elif self.broken is None and (announced := self._announced()) and end < announced * LEAST_SHOWN - SLACK_SECONDS:
@@ -283,14 +293,54 @@ class _Connection:
             empty.time_base = self._stream.time_base
         yield empty
 
-    def _decoded(self, packet: av.Packet[VideoStream]) -> Iterator[av.VideoFrame | None]:
+    def _decoded(
+        self, packet: av.Packet[VideoStream], at_least: Callable[[Size], Size] | None
+    ) -> Iterator[_Picture | None]:
+        if at_least is not None and (by := self._reduction(packet, at_least)) > 1:
+            yield _reduced(packet, by)
+            return
         try:
             frames = self._stream.decode(packet)
         except (av.error.FFmpegError, OSError, ValueError):
             yield None
             return
         for video in frames:
-            yield None if video.is_corrupt else video
+            yield None if video.is_corrupt else _Picture(video.time, video=video)
+
+    def _reduction(self, packet: av.Packet[VideoStream], at_least: Callable[[Size], Size]) -> int:
+        """What the sides of a picture of Motion JPEG are divided by, 1 where it is decoded as usual.
+
+        Once one is decoded as usual all are: a decoder with threads gives its pictures later than they come here.
+        """
+        if self._is_whole or not packet.size:
+            return 1
+        stored = stored_size(np.frombuffer(bytes(packet), np.uint8))
+        fits = self._stream.codec_context.name == "mjpeg" and stored == self.size  # a field of two is half as high
+        by = reduction(stored, at_least(stored)) if fits and stored is not None else 1
+        self._is_whole = by == 1
+        return by
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """What came of a packet: the container's seconds, and the decoder's frame or a JPEG picture."""
+
+    time: float | None
+    video: av.VideoFrame | None = None
+    encoded: Jpeg | None = None
+
+
+def _reduced(packet: av.Packet[VideoStream], by: int) -> _Picture | None:
+    """A packet of Motion JPEG decoded in part; None for a damaged one, such as one without an end."""
+    stored = bytes(packet)
+    if not stored[-JPEG_PADDING:].rstrip(b"\0").endswith(JPEG_END):
+        return None
+    try:
+        picture = Jpeg(np.frombuffer(stored, np.uint8), by)
+    except FrameError:
+        return None
+    time = None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)
+    return _Picture(time, encoded=picture)
 
 
 class _Clock:

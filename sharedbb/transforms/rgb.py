@@ -100,7 +100,7 @@ class RgbIntake:
             pixels, order = frame.encoded.at_least(Size(height, width)), "bgr"
         assert pixels is not None
         if pixels.shape[:2] != (height, width):
-            shrinks = width < frame.size.width * AREA_BELOW
+            shrinks = min(height / pixels.shape[0], width / pixels.shape[1]) < AREA_BELOW
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, (width, height), interpolation=how).view(np.uint8)
         return pixels if order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).view(np.uint8)

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import sharedbb as sb
 from sharedbb.errors import FrameError
 from sharedbb.media import open_source
 from sharedbb.media.jpeg import Jpeg, reduction, stored_size
+from sharedbb.spec import loads
 from sharedbb.transforms import RgbIntake
 from sharedbb.transforms.colour import Colour
 from sharedbb.transforms.yuv420 import PLANES, Yuv420Intake
 from sharedbb.types import Fit, Frame, Geometry, Normalization, Size
 
 Image = NDArray[np.uint8]
+
+TAGS = """\
+name: tags
+input: {size: [96, 160]}
+backbone: {arch: mobilenet_v3_small}
+heads: {scene: {type: tags, taps: [16], labels: [indoors]}}
+runtime: {backend: eager}
+"""
 
 MEAN = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
@@ -185,6 +197,70 @@ class TestFolder:
         for _ in range(2):
             assert [frame.index for frame in source] == [0, 1]
             assert source.skipped == 2
+
+
+class TestMotionJpeg:
+    """A video of JPEG pictures, for a network of 96 x 160."""
+
+    @staticmethod
+    def video(path: Path, size: tuple[int, int] = (480, 640), frames: int = 6) -> Path:
+        with av.open(str(path), "w") as file:
+            stream: Any = file.add_stream("mjpeg", rate=25, options={"qmin": "2", "qmax": "3"})
+            stream.height, stream.width, stream.pix_fmt = *size, "yuvj420p"
+            for index in range(frames):
+                picture = np.roll(photo(*size), 8 * index, 1)[..., ::-1]
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            file.mux(stream.encode())
+        return path
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+    def test_pictures_much_larger_than_needed_come_reduced(self, tmp_path: Path, suffix: str) -> None:
+        path = self.video(tmp_path / f"video{suffix}")
+        with open_source(path) as source:
+            plain = list(source)
+        with open_source(path) as source:
+            source.at_least = TestFolder.needed
+            frames = list(source)
+        assert [frame.index for frame in frames] == list(range(6))
+        assert [frame.timestamp for frame in frames] == pytest.approx([frame.timestamp for frame in plain])
+        for frame, whole in zip(frames, plain, strict=True):
+            assert frame.video is None
+            assert frame.size == whole.size
+            buffers = [np.zeros((1, 96, 160, 3), np.uint8) for _ in range(2)]
+            for buffer, given in zip(buffers, (frame, whole), strict=True):
+                RgbIntake(buffer, "letterbox", MEAN)(given)
+            assert np.abs(buffers[0].astype(int) - buffers[1]).mean() < 2.0
+            assert np.abs(frame.rgb().astype(int) - whole.rgb()).mean() < 2.0  # in full where that is asked for
+
+    def test_pictures_that_are_needed_whole_come_as_the_decoder_gives_them(self, tmp_path: Path) -> None:
+        with open_source(self.video(tmp_path / "video.avi", (144, 208))) as source:
+            source.at_least = TestFolder.needed
+            assert [frame.video is not None for frame in source] == [True] * 6
+
+    def test_a_picture_without_its_end_is_damaged(self, tmp_path: Path) -> None:
+        path = self.video(tmp_path / "video.avi")
+        data = bytearray(path.read_bytes())
+        with av.open(str(path)) as file:
+            third = [packet for packet in file.demux(video=0) if packet.size][2]
+            assert third.pos is not None
+            begin = data.index(b"\xff\xd8", third.pos)
+            end = begin + third.size
+        data[end - 400 : end] = bytes(400)
+        path.write_bytes(data)
+        with open_source(path) as source:
+            source.at_least = TestFolder.needed
+            frames = list(source)
+            assert source.skipped == 1
+        assert [frame.index for frame in frames] == list(range(5))
+        assert np.diff([frame.timestamp for frame in frames]) == pytest.approx([0.04, 0.08, 0.04, 0.04])
+
+    def test_an_engine_asks_for_no_more_than_it_needs(self, tmp_path: Path) -> None:
+        seen: list[Size] = []
+        with open_source(self.video(tmp_path / "video.avi")) as source:
+            for result in sb.compile(loads(TAGS)).stream(source):
+                assert result.frame.encoded is not None
+                seen.append(Size(*result.frame.encoded.at_least(Size(1, 1)).shape[:2]))
+        assert seen == [Size(120, 160)] * 6
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch", "crop"])

@@ -493,7 +493,7 @@ class TestAddresses:
     def test_connections_without_a_frame_are_given_up(
         self, server: Any, clip: Clip, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module._Connection, "frames", lambda self: iter([]))
+        monkeypatch.setattr(module._Connection, "frames", lambda self, at_least: iter([]))
         frames, error = until_it_breaks(VideoSource(server.address("whole", clip(".ts")), live=True))
         assert frames == []
         assert "did not come back: it ended" in error
