@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -35,7 +36,7 @@ class BandLevels:
     energy: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """How wrong a stem's outputs can be, before their activation, when it is not given some bands of the picture.
 
@@ -67,7 +68,7 @@ class Certificate:
 
     def bound(self, levels: BandLevels | None = None) -> Array:
         """The largest absolute error of each output of the stem, [outputs]: on one picture, or without one on any."""
-        ranges = self.ranges()
+        ranges = self.ranges
         largest = ranges if levels is None else np.minimum(levels.largest + ROUNDING * ranges, ranges)
         bound: Array = np.einsum("ocn,cn->o", self.norms, largest)
         return bound
@@ -77,6 +78,7 @@ class Certificate:
         squares: Array = np.einsum("oncd,ncd->o", self.products, levels.energy)
         return np.sqrt(np.maximum(squares, 0.0))
 
+    @cached_property
     def ranges(self) -> Array:
         """The largest absolute value that a coefficient of any picture can have, [channels, bands]."""
         mean, std = np.array(self.normalization.mean), np.array(self.normalization.std)

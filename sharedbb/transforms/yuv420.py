@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -177,8 +178,7 @@ def recoloured(y: Image, u: Image, v: Image, own: Colour, wanted: Colour) -> tup
 
     Y [H, W], U and V [⌈H/2⌉, ⌈W/2⌉].
     """
-    matrix, offset = own.towards(wanted)
-    rows = np.column_stack([matrix, offset])
+    rows = _between(own, wanted)
     chroma = cv2.transform(cv2.merge([u, v]), rows[1:, 1:])
     if rows[0, 1:3].any():
         size = (2 * u.shape[1], 2 * u.shape[0])
@@ -189,6 +189,12 @@ def recoloured(y: Image, u: Image, v: Image, own: Colour, wanted: Colour) -> tup
     else:
         luma = cv2.transform(y, rows[:1, [0, 3]])
     return luma.view(np.uint8), chroma[..., 0].view(np.uint8), chroma[..., 1].view(np.uint8)
+
+
+@cache
+def _between(own: Colour, wanted: Colour) -> NDArray[np.float64]:
+    """Matrix and offset from one colour's planes to another's, [3, 4]."""
+    return np.column_stack(own.towards(wanted))
 
 
 def _has_chroma(video: VideoFrame) -> bool:
@@ -231,14 +237,14 @@ def _aligned(chroma: Image, left: int, top: int, width: int, height: int) -> Ima
     odd_x, odd_y = left % 2, top % 2
     if odd_x:
         more = (1 + width + 1) // 2 - chroma.shape[1]
-        chroma = _between(cv2.copyMakeBorder(chroma, 0, 0, 1, more, cv2.BORDER_REPLICATE))
+        chroma = _halfway(cv2.copyMakeBorder(chroma, 0, 0, 1, more, cv2.BORDER_REPLICATE))
     if odd_y:
         more = (1 + height + 1) // 2 - chroma.shape[0]
-        chroma = _between(cv2.copyMakeBorder(chroma, 1, more, 0, 0, cv2.BORDER_REPLICATE).T).T
+        chroma = _halfway(cv2.copyMakeBorder(chroma, 1, more, 0, 0, cv2.BORDER_REPLICATE).T).T
     return chroma
 
 
-def _between(plane: NDArray[Any]) -> Image:
+def _halfway(plane: NDArray[Any]) -> Image:
     """The means of each two neighbours in a row, rounded."""
     return cv2.addWeighted(plane[:, :-1], 0.5, plane[:, 1:], 0.5, 0).view(np.uint8)
 

@@ -97,8 +97,8 @@ def test_the_worst_picture_reaches_the_range_of_a_band() -> None:
     certificate = _certificate(wavelet_bands("haar", keep="low"), 3, 2, 1)
     board = certificate.measure(PICTURES["checkerboard"])
     diagonal = certificate.names.index("d")
-    np.testing.assert_allclose(board.largest[:, diagonal], certificate.ranges()[:, diagonal], rtol=1e-6)
-    np.testing.assert_allclose(certificate.ranges()[:, diagonal], 255 / np.array(IMAGENET.std), rtol=1e-6)
+    np.testing.assert_allclose(board.largest[:, diagonal], certificate.ranges[:, diagonal], rtol=1e-6)
+    np.testing.assert_allclose(certificate.ranges[:, diagonal], 255 / np.array(IMAGENET.std), rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
