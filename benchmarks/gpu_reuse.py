@@ -34,7 +34,7 @@ AUTO_GOAL = 0.95
 def frames_of(kind: str, count: int, data: Path | None) -> list[sb.Frame]:
     """The first frames of a clip of this kind: a real one where the data folder has it, else a generated one."""
     path = None if data is None else data / "clips" / CLIPS[kind]
-    with sb.open_source(path if path is not None and path.is_file() else GENERATED[kind], motion=True) as source:
+    with sb.open_source(path if path is not None and path.is_file() else GENERATED[kind]) as source:
         return list(islice(source, count))
 
 

@@ -17,7 +17,7 @@ from sharedbb.types import Frame
 
 Answers = Mapping[str, Any]
 SMALL = PIPELINE.with_name("street-small.yaml")
-REUSE = ("reuse.mode=keyframe", "reuse.budget=0.05")
+REUSE = ("reuse.mode=keyframe", "reuse.budget=0.05", "reuse.key_every=6")
 
 OWN, NOISE = "reuse, against its own dense answers", "one grey level of noise"
 FLOAT, SAME_FLOAT = "sharedbb, against the networks in float", "the same weights with reuse, against themselves"

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FRAMES, LONG, PREPARING = 200, 5000, 3
 STREAMS = (1, 2, 4, 8)
 MODES = ("exact", "bounded", "keyframe", "auto")
-BY_MOTION = ("keyframe", "auto")
 GROWTH_GOAL = 10.0  # MiB over ``LONG`` frames
 
 NOTHING, OURS, FIRST = "decoder alone", "sharedbb", "sharedbb, first start, compiling"
@@ -89,7 +88,6 @@ class Programs:
             "pipeline": str(PIPELINE),
             "changes": [f"runtime.precision={self.precision}", f"reuse.mode={mode}"],
             "streams": streams,
-            "motion": mode in BY_MOTION,
         }
 
     def openvino(self, models: Sequence[Path], cache: str = "") -> dict[str, Any]:

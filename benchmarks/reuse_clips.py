@@ -11,7 +11,6 @@ from benchmarks import networks
 from benchmarks.reuse_runs import Setup, compiled, floor, show_rows, versus
 from benchmarks.schema import Number
 from benchmarks.sections import Section
-from sharedbb.spec.parts import Reuse
 from sharedbb.types import Frame
 
 ALL_STATIC = (
@@ -55,8 +54,8 @@ def every(setup: Setup) -> Section:
         kinds = {kind: clips[:1] for kind, clips in kinds.items()}
     matrix: dict[str, dict[str, Any]] = {clip: {} for clips in kinds.values() for clip in clips}
     for mode, settings in MODES.items():
-        ours, motion = compiled(pipeline, **settings), Reuse(**settings).by_motion
-        rows = {clip: versus(ours, dense, setup.clip(clip, CLIP_FRAMES, motion=motion)) for clip in matrix}
+        ours = compiled(pipeline, **settings)
+        rows = {clip: versus(ours, dense, setup.clip(clip, CLIP_FRAMES)) for clip in matrix}
         show_rows(f"{pipeline.name}, {mode}", rows)
         for clip, row in rows.items():
             matrix[clip][mode] = _cell(row)

@@ -46,9 +46,9 @@ class Setup:
         """How many frames to run where ``usual`` is enough for numbers to keep."""
         return self.frames or (max(12, usual // 10) if self.quick else usual)
 
-    def clip(self, name: str, usual: int, *, motion: bool = False) -> Iterator[Frame]:
-        """The first frames of a clip, with the decoder's motion if wanted. Raises SourceError when it is not there."""
-        with sb.open_source(self.data / "clips" / name, motion=motion) as source:
+    def clip(self, name: str, usual: int) -> Iterator[Frame]:
+        """The first frames of a clip. Raises SourceError when it is not there."""
+        with sb.open_source(self.data / "clips" / name) as source:
             yield from islice(source, self.count(usual))
 
     @property

@@ -70,7 +70,7 @@ def compare(
         (given or (), read_pipeline(pipeline, given, device=device, backend=backend, precision=precision))
         for given in (overrides, against)
     ]
-    motion = any(spec.reuse.by_motion for _, spec in settings)
+    motion = any(spec.reuse.by_codec for _, spec in settings)
     with media.open_source(source, motion=motion) as opened:
         ours, other = (
             Side(compiled(spec, screen.progress, source=opened, no_cache=no_cache), given) for given, spec in settings

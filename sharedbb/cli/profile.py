@@ -65,7 +65,7 @@ def profile(
     screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
     with ExitStack() as stack:
-        named = media.open_source(source, motion=spec.reuse.by_motion) if source else None
+        named = media.open_source(source, motion=spec.reuse.by_codec) if source else None
         opened = stack.enter_context(named or _street(stack, frames, screen))
         engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         warm_up(engine, WARM_UP)

@@ -65,6 +65,6 @@ def run(
     files.check(source, pipeline)
     screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
-    with media.open_source(source, motion=spec.reuse.by_motion) as opened:
+    with media.open_source(source, motion=spec.reuse.by_codec) as opened:
         engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         record(engine, opened, files, screen, max_frames)

@@ -145,8 +145,8 @@ def engine_of(program: Program, profile: bool) -> Engine:
 
 def _surroundings(program: Program, profile: bool) -> tuple[OpenSource, Profiler]:
     """How an engine opens sources, and what it measures with."""
-    moves = program.bargain is not None and program.bargain.mode in ("keyframe", "auto")
-    open_source = partial(media.open_source, motion=moves)
+    by_codec = program.bargain is not None and program.bargain.by_codec
+    open_source = partial(media.open_source, motion=by_codec)
     if not profile:
         return open_source, NullProfiler()
     device = program.device

@@ -17,6 +17,7 @@ FINEST = 1  # halvings of that at which patches find their place: the last step 
 PATCH = 6  # pixels of a patch's side
 AROUND = 2  # cells around what changed in which motion is looked for, too
 LEAST_SIDE = 12  # cells of the part of a picture in which motion is looked for: a smaller one hides fast motion
+SIDE_STEP = 4  # cells by which such parts differ in size: each size has its own buffers
 MOST_CHANNELS = 128  # that OpenCV moves at once
 DESCENTS = 40  # steps of each patch towards its place
 ROUNDS = 2  # of looking up the motion at the place where a box has gone to
@@ -50,10 +51,7 @@ class OpticalFlow:
         self._shape = (size.height // SCALE, size.width // SCALE)
         self._key = np.zeros(self._shape, np.uint8)
         self._now = np.zeros(self._shape, np.uint8)
-        self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._dis.setFinestScale(FINEST)
-        self._dis.setPatchSize(PATCH)
-        self._dis.setGradientDescentIterations(DESCENTS)
+        self._searches: dict[tuple[int, ...], Any] = {}
         self._last: Flow | None = None
         self.flow: Flow = np.zeros((*self._shape, 2), np.float32)
 
@@ -74,9 +72,23 @@ class OpticalFlow:
         if not np.array_equal(now, key):
             guess = None if self._last is None else np.ascontiguousarray(self._last[_scaled(area)])
             self._last = np.zeros((*self._shape, 2), np.float32)
-            self._last[_scaled(area)] = self._dis.calc(now, key, guess)
+            self._last[_scaled(area)] = self._search(now.shape).calc(now, key, guess)
             np.multiply(self._last, SCALE, out=self.flow)
         return self.flow
+
+    def _search(self, shape: tuple[int, ...]) -> Any:
+        """What looks for motion in pictures of this shape.
+
+        Each shape has its own: where the shape changed on a search without a guess, OpenCV makes no new buffers for the
+        next guess, and writes beyond the end of the old ones.
+        """
+        found = self._searches.get(shape)
+        if found is None:
+            found = self._searches[shape] = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+            found.setFinestScale(FINEST)
+            found.setPatchSize(PATCH)
+            found.setGradientDescentIterations(DESCENTS)
+        return found
 
     def _quarter(self, small: NDArray[np.uint8]) -> Grey:
         height, width = self._shape
@@ -103,9 +115,9 @@ def around(changed: Mask) -> Area:
 
 
 def _grown(places: NDArray[np.intp], count: int) -> slice:
-    """From the first to the last of some places, with some around them, and not too few."""
+    """From the first to the last of some places, with some around them, and not too few, in steps."""
     begin, end = int(places[0]) - AROUND, int(places[-1]) + 1 + AROUND
-    short = max(0, LEAST_SIDE - (end - begin))
+    short = max(LEAST_SIDE, -((begin - end) // SIDE_STEP) * SIDE_STEP) - (end - begin)
     begin, end = begin - short // 2, end + (short + 1) // 2
     return slice(max(0, begin - max(0, end - count)), min(count, end + max(0, -begin)))
 

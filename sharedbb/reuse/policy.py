@@ -24,7 +24,7 @@ class Bargain:
     wait to be seen, None for no limit. ``refresh``: share of the picture taken anew on every frame, changed or not.
     ``audit``: share of frames computed in full to measure the error. ``key_every``: most frames from one key frame to
     the next. ``fresh``: in keyframe mode, the stride up to which features are computed on every frame, 0 for none.
-    ``seed`` of the audit's dice.
+    ``motion``: how it is found, ``codec`` by the decoder's vectors where these serve. ``seed`` of the audit's dice.
     """
 
     mode: Mode = "bounded"
@@ -34,7 +34,13 @@ class Bargain:
     audit: float = 0.02
     key_every: int = 4
     fresh: int = 0
+    motion: Literal["optical", "codec"] = "optical"
     seed: int = 0
+
+    @property
+    def by_codec(self) -> bool:
+        """Whether a decoder's motion vectors are of use."""
+        return self.motion == "codec" and self.mode in ("keyframe", "auto")
 
 
 def by_parts(mode: str) -> bool:

@@ -26,12 +26,15 @@ class KeyFrame:
     ``outputs`` are the heads' answers to the key frame. ``by_codec``: whether the last motion was the decoder's.
     """
 
-    def __init__(self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches]) -> None:
+    def __init__(
+        self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches], *, by_codec: bool = False
+    ) -> None:
+        """``by_codec``: whether to look for motion in what the decoder says."""
         self._program = program
         self._features = features
         self._patches = patches
         self._flow = OpticalFlow(program.size)
-        self._codec = CodecMotion(program.size)
+        self._codec = CodecMotion(program.size) if by_codec else None
         self.by_codec = False
         self._warp = Warp(self._flow.flow)
         self._planes = {plane.name for plane in program.planes}
@@ -55,16 +58,17 @@ class KeyFrame:
 
     def begin(self, frame: Frame) -> None:
         """This frame is the key frame: vectors are added up from here."""
-        self._codec.remember(frame)
+        if self._codec is not None:
+            self._codec.remember(frame)
 
     def measure(self, small: Array, changed: Mask, noise: float, frame: Frame, geometry: Geometry) -> float:
         """Find out how the picture has moved where it changed; returns the share that motion does not account for.
 
-        The decoder's vectors serve where they lead back to the key frame and explain the picture, else optical flow.
+        The decoder's vectors, if they are wanted, serve where they lead back to the key frame and explain the picture.
         """
         self._fresh = {}
         area = around(changed)
-        coded = self._codec.measure(frame, geometry)
+        coded = None if self._codec is None else self._codec.measure(frame, geometry)
         if coded is not None:
             self._flow.accept(small, coded)
             missed = self._missed(area, noise, changed.size)

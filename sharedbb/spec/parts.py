@@ -288,10 +288,14 @@ class Reuse(Spec):
     """In keyframe mode, the stride up to which features are computed on every frame instead of being moved along;
     0 for none."""
 
+    motion: Literal["optical", "codec"] = "optical"
+    """In keyframe and auto mode, how motion is found. `optical`: optical flow. `codec`: the vectors in the coded video,
+    where they lead back to the key frame and explain the picture, else optical flow."""
+
     @property
-    def by_motion(self) -> bool:
-        """Whether answers may be moved along with the picture, so that a decoder's motion vectors are of use."""
-        return self.mode in ("keyframe", "auto")
+    def by_codec(self) -> bool:
+        """Whether a decoder's motion vectors are of use."""
+        return self.motion == "codec" and self.mode in ("keyframe", "auto")
 
 
 class Schedule(Spec):

@@ -21,6 +21,7 @@ from sharedbb.reuse.motion import (
     LEAST_SIDE,
     MOST_GROWTH,
     SCALE,
+    SIDE_STEP,
     Flow,
     OpticalFlow,
     Warp,
@@ -174,6 +175,24 @@ def test_motion_in_a_part_of_the_picture_is_found_as_well_as_in_the_whole(
     assert residual[changed[area]].mean() < whole.residual()[changed].mean() + 1.0
 
 
+def test_areas_of_all_sizes_may_follow_each_other(scene: Picture) -> None:
+    """OpenCV's search writes beyond its buffers when the size changes on a search without a guess."""
+    size, dice = Size(384, 640), np.random.default_rng(0)
+    rows, columns = size.height // CELL, size.width // CELL
+    wide = cv2.resize(scene, (size.width // HALF, size.height // HALF))
+    flow = OpticalFlow(size)
+    flow.remember(wide)
+    for step in range(300):
+        high, broad = int(dice.integers(LEAST_SIDE, rows + 1)), int(dice.integers(LEAST_SIDE, columns + 1))
+        top, left = int(dice.integers(0, rows - high + 1)), int(dice.integers(0, columns - broad + 1))
+        shift = 1 + step % 5
+        if dice.random() < 0.3:
+            flow.remember(wide)
+        found = flow.measure(np.roll(wide, shift, 1), (slice(top, top + high), slice(left, left + broad)))
+        inside = found[top * CELL // SCALE :, left * CELL // SCALE :][: high * CELL // SCALE, : broad * CELL // SCALE]
+        assert np.median(inside[4:-4, 8:-4, 0]) == pytest.approx(-HALF * shift, abs=1.0)
+
+
 def test_the_area_holds_what_changed_and_what_lies_around_it() -> None:
     dice = np.random.default_rng(0)
     for _ in range(300):
@@ -188,6 +207,7 @@ def test_the_area_holds_what_changed_and_what_lies_around_it() -> None:
             assert one.stop == count or one.stop > places.max() + AROUND
             assert 0 <= one.start < one.stop <= count
             assert one.stop - one.start >= min(LEAST_SIDE, count)
+            assert (one.stop - one.start) % SIDE_STEP == 0 or one.stop - one.start == count
     corner = np.zeros((24, 40), bool)
     corner[23, 0] = True
     assert around(corner) == (slice(24 - LEAST_SIDE, 24), slice(0, LEAST_SIDE))

@@ -185,12 +185,14 @@ def test_the_decoders_vectors_serve_as_motion_where_they_lead_back(
 ) -> None:
     """Without B-frames most frames need no optical flow, and the answers follow the pan nearly as well."""
     path = _encoded(tmp_path / "pan.mp4", _pan(12), bf=str(bframes), **{"b-pyramid": "none"})
-    engine, optical, dense = _engine(programs[0], key_every=4), _engine(programs[0], key_every=4), Engine(programs[0])
+    engine, optical = _engine(programs[0], key_every=4, motion="codec"), _engine(programs[0], key_every=4)
+    dense = Engine(programs[0])
     by_codec, moved, searched = [], [], []
     with VideoSource.file(str(path), motion=True) as frames:
         for frame in frames:
             expected = dense.step(frame)["surface"]
-            result, other = engine.step(frame), optical.step(frame.rgb(), order="rgb")
+            result, other = engine.step(frame), optical.step(frame)
+            assert not optical.state().memory.keys.by_codec
             if result.mode == other.mode == "warped":
                 by_codec.append(engine.state().memory.keys.by_codec)
                 moved.append(result["surface"].changed(expected))
@@ -263,9 +265,11 @@ def test_a_frame_that_is_looked_at_small_is_seen_as_when_it_is_read(
     assert difference.mean() < 1
 
 
-def test_an_engine_for_moving_video_asks_for_the_decoders_vectors(tmp_path: Path) -> None:
+def test_an_engine_asks_for_the_decoders_vectors_where_they_are_wanted(tmp_path: Path) -> None:
     path = _encoded(tmp_path / "pan.mp4", _pan(4), bf="0")
-    for reuse, carried in (({"mode": "keyframe"}, True), ({"mode": "bounded"}, False)):
+    codec = {"motion": "codec"}
+    cases = (({"mode": "keyframe", **codec}, True), ({"mode": "keyframe"}, False), ({"mode": "bounded"}, False))
+    for reuse, carried in cases:
         pipeline = sb.load(
             str(PIPELINE), [f"reuse={json.dumps(reuse)}", "input.size=[64, 96]", "runtime.backend=eager"]
         )

@@ -36,6 +36,7 @@ def test_the_defaults_are_pinned() -> None:
         "audit": 0.02,
         "key_every": 4,
         "fresh": 0,
+        "motion": "optical",
     }
     assert Schedule().model_dump() == {"queue": 4, "when_late": "drop_oldest", "deadline_ms": None}
     assert Runtime().model_dump() == {
