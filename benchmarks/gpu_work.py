@@ -69,7 +69,7 @@ class Cameras:
 
     def pictures(self) -> Tensor:
         """A batch of all frames as the networks read them, uint8 NHWC on the device."""
-        return torch.cat([picture for state in self.states for picture in state.picture.features.values()])
+        return torch.cat([picture for state in self.states for picture in state.reading.picture.features.values()])
 
     def answers(self) -> HostAnswers:
         """The raw answers that the networks made last."""
@@ -89,7 +89,8 @@ class Cameras:
 
         def results() -> list[list[Output]]:
             for frame, state in zip(self.frames, self.states, strict=True):
-                engine._take_in(frame, state)
+                state.take_in(frame)
+                state.reading.read(engine.profiler)
             pictures.copy_(self.pictures())
             raw = on_host(engine, modules, call())
             return [
@@ -111,7 +112,8 @@ class Cameras:
         for _ in range(rounds):
             for frame, state in zip(self.frames, self.states, strict=True):
                 stamps = [time.perf_counter()]
-                engine._take_in(frame, state)
+                state.take_in(frame)
+                state.reading.read(engine.profiler)
                 stamps.append(time.perf_counter())
                 engine._execute(everything, state)
                 stamps.append(time.perf_counter())

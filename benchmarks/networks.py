@@ -123,7 +123,7 @@ def openvino_throughput(
 def engine_call(engine: sb.Engine, picture: np.ndarray, stream: str = "main") -> Callable[[], Any]:
     """All heads of an engine on a uint8 NHWC picture in its input: the network alone, as the others here run it."""
     state, everything = engine.state(stream), plan(engine.program, Moment(0, 0.0, {}))
-    state.picture.planes["input"][...] = picture
+    state.reading.picture.planes["input"][...] = picture
     return lambda: engine._execute(everything, state)
 
 

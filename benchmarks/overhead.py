@@ -16,6 +16,7 @@ from benchmarks import networks
 from benchmarks.schema import Case, Number
 from benchmarks.timing import Measurement, Parser, case_of, show
 from sharedbb.runtime import engine as loop
+from sharedbb.runtime.reading import Reading
 from sharedbb.types import Frame
 
 WARM = 10
@@ -89,7 +90,7 @@ def per_frame(engine: sb.Engine, frames: list[Frame], rounds: int) -> dict[str, 
             stack.enter_context(clocked(kind, name))
             for kind, name in (
                 (sb.Engine, "step"),
-                (sb.Engine, "_take_in"),
+                (Reading, "read"),
                 (loop, "plan"),
                 (session, "__call__"),
                 (sb.Engine, "_execute"),
