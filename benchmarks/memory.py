@@ -67,7 +67,7 @@ class Programs:
 
     def run(self, case: Mapping[str, Any], *, cache: str = "engine") -> Held:
         """A fresh process; raises RuntimeError with its last line where it fails."""
-        whole = {"clip": str(self.clip), "frames": self.frames, "motion": False, **case}
+        whole = {"clip": str(self.clip), "frames": self.frames, **case}
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.memory_case", json.dumps(whole)],
             env={**os.environ, "SHAREDBB_CACHE": str(self.folder / cache)},

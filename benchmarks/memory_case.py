@@ -19,17 +19,14 @@ SAMPLES = 10  # of the resident memory, evenly spaced over the frames
 Step = Callable[[Any, int], Any]  # of a decoded frame and its number
 
 
-def decoded(clip: str, *, motion: bool = False) -> Iterator[Any]:
-    """The frames of a clip, again and again, with motion vectors where they are asked for."""
+def decoded(clip: str) -> Iterator[Any]:
+    """The frames of a clip, again and again."""
     import av
-    from av.codec.context import Flags2
 
     for path in repeat(clip):
         with av.open(path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            if motion:
-                stream.codec_context.flags2 |= Flags2.export_mvs
             yield from container.decode(stream)
 
 
@@ -89,14 +86,14 @@ KINDS = {"nothing": nothing, "engine": engine, "openvino": openvino}
 
 
 def main(text: str) -> None:
-    """Run the case: ``kind``, ``clip``, ``motion``, ``frames``, and what its kind reads."""
+    """Run the case: ``kind``, ``clip``, ``frames``, and what its kind reads."""
     import psutil
 
     case = json.loads(text)
     step, process, count = KINDS[case["kind"]](case), psutil.Process(), case["frames"]
     marks = {round(count * (sample + 1) / SAMPLES) for sample in range(SAMPLES)}
     resident = {}
-    for number, frame in enumerate(islice(decoded(case["clip"], motion=case["motion"]), count), 1):
+    for number, frame in enumerate(islice(decoded(case["clip"]), count), 1):
         step(frame, number)
         if number in marks:
             resident[number] = round(process.memory_info().rss / MIB, 1)

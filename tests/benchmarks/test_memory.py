@@ -47,13 +47,8 @@ class TestCase:
         assert levels[:3] == levels[3:6]
         assert levels[0] < levels[1] < levels[2]
 
-    def test_motion_vectors_come_where_asked_for(self, clip: Path) -> None:
-        with_motion = [len(list(f.side_data)) for f in islice(memory_case.decoded(str(clip), motion=True), 3)]
-        without = [len(list(f.side_data)) for f in islice(memory_case.decoded(str(clip)), 3)]
-        assert sum(with_motion) > sum(without)
-
     def test_it_says_what_is_resident_as_it_goes(self, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        memory_case.main(json.dumps({"kind": "nothing", "clip": str(clip), "frames": 20, "motion": False}))
+        memory_case.main(json.dumps({"kind": "nothing", "clip": str(clip), "frames": 20}))
         found = Held.of(capsys.readouterr().out)
         assert list(found.resident) == list(range(2, 21, 2))
         assert found.peak is None or found.peak >= found.own > 0
@@ -106,8 +101,7 @@ class TestPrograms:
         with pytest.raises(RuntimeError, match=r"openvino failed: .*\w"):
             found.run(found.openvino([found.folder / "absent.xml"]))
 
-    def test_motion_is_decoded_where_a_mode_reads_it(self, found: Programs) -> None:
-        assert [mode for mode in ("off", *MODES) if found.engine(mode=mode)["motion"]] == ["keyframe", "auto"]
+    def test_a_mode_is_one_of_the_changes(self, found: Programs) -> None:
         assert "reuse.mode=exact" in found.engine(mode="exact")["changes"]
 
     def test_every_case_runs_after_its_cache_is_filled(self, found: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
