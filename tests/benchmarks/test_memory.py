@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,19 @@ class TestCase:
         assert found.peak is None or found.peak >= found.own > 0
 
     def test_networks_see_every_frame_at_their_size(self, clip: Path, model: Path) -> None:
-        step = memory_case.openvino({"models": [str(model)], "precision": "f32", "cache": ""})
-        plain = ov.Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        for number, frame in enumerate(islice(memory_case.decoded(str(clip)), 3)):
-            (found,) = step(frame, number)
-            expected = plain([frame.reformat(width=12, height=8, format="rgb24").to_ndarray()[None]])
-            assert found[0].shape == (1, 2, 8, 12)
-            assert np.allclose(found[0], expected[0], atol=1e-4)
+        def check() -> None:
+            step = memory_case.openvino({"models": [str(model)], "precision": "f32", "cache": ""})
+            plain = ov.Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            for number, frame in enumerate(islice(memory_case.decoded(str(clip)), 3)):
+                (found,) = step(frame, number)
+                expected = plain([frame.reformat(width=12, height=8, format="rgb24").to_ndarray()[None]])
+                assert found[0].shape == (1, 2, 8, 12)
+                assert np.allclose(found[0], expected[0], atol=1e-4)
+
+        # Not in the main thread: this network leaves the processor's tile registers in use, and where a library has set
+        # up a small stack for signals, Linux then kills a process that gets one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(check).result()
 
     def test_every_stream_sees_every_frame(self, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[tuple[str, float]] = []
