@@ -165,7 +165,7 @@ def main() -> None:
                 if number:
                     runs[name].setdefault(way, []).append(done)
                     print(f"{name}: {way}: {done.frame_ms:.2f} ms a frame, {done.steady_ms:.2f} without starting")
-    judged = {name: agreements(clip, models, *_held_out(runs[name][OURS][0].frames)) for name, clip in clips.items()}
+    judged = {name: agreements(clip, models, *held_out(runs[name][OURS][0].frames)) for name, clip in clips.items()}
     timings = {
         f"{name}: {way}": case_of([one.frame_ms / 1e3 for one in done])
         for name, by_way in runs.items()
@@ -182,7 +182,7 @@ def main() -> None:
     )
 
 
-def _held_out(frames: int) -> tuple[int, int]:
+def held_out(frames: int) -> tuple[int, int]:
     """How many frames of a clip are judged, and how many before them are not: street-small learnt from that half."""
     return min(JUDGED, frames - frames // 2), frames // 2
 

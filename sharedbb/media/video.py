@@ -39,7 +39,6 @@ CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
 
 TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
 CAMERA_OVER_HTTP = "mpjpeg"
-JPEG_END, JPEG_PADDING = b"\xff\xd9", 64  # how a picture ends, and within how many bytes of the packet's end
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -331,12 +330,9 @@ class _Picture:
 
 
 def _reduced(packet: av.Packet[VideoStream], by: int) -> _Picture | None:
-    """A packet of Motion JPEG decoded in part; None for a damaged one, such as one without an end."""
-    stored = bytes(packet)
-    if not stored[-JPEG_PADDING:].rstrip(b"\0").endswith(JPEG_END):
-        return None
+    """A packet of Motion JPEG decoded in part; None for a damaged one, such as one that was cut off."""
     try:
-        picture = Jpeg(np.frombuffer(stored, np.uint8), by)
+        picture = Jpeg(np.frombuffer(bytes(packet), np.uint8), by)
     except FrameError:
         return None
     time = None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)

@@ -106,12 +106,9 @@ class NoisyChange:
 def halve(picture: Picture, into: Array) -> None:
     """Write a picture at half its resolution, its three channels together, into uint8 [H/2, W/2, 3].
 
-    A picture that has this size already, chroma at half of it, is taken as it is.
+    A picture may have this size already, chroma at half of it.
     """
     height, width, _ = into.shape
-    if picture[0].shape == into.shape:
-        into[...] = picture[0]
-        return
     if len(picture) == 1:
         cv2.resize(picture[0], (width, height), dst=into, interpolation=cv2.INTER_AREA)
         return

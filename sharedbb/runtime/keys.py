@@ -27,14 +27,14 @@ class KeyFrame:
     """
 
     def __init__(
-        self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches], *, by_codec: bool = False
+        self, program: Program, features: Mapping[str, Any], patches: Mapping[str, Patches], *, codec: bool = False
     ) -> None:
-        """``by_codec``: whether to look for motion in what the decoder says."""
+        """``codec``: whether to look for motion in what the decoder says."""
         self._program = program
         self._features = features
         self._patches = patches
         self._flow = OpticalFlow(program.size)
-        self._codec = CodecMotion(program.size) if by_codec else None
+        self._codec = CodecMotion(program.size) if codec else None
         self.by_codec = False
         self._warp = Warp(self._flow.flow)
         self._planes = {plane.name for plane in program.planes}

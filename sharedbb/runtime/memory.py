@@ -256,7 +256,7 @@ class Memory:
         if self._exact is None:
             self._calibrate(maps)
         if self._bargain.mode in ("keyframe", "auto"):
-            self.keys = KeyFrame(self._program, self.features, self.patches, by_codec=self._bargain.by_codec)
+            self.keys = KeyFrame(self._program, self.features, self.patches, codec=self._bargain.by_codec)
 
     def _calibrate(self, strides: Mapping[str, int]) -> None:
         """Find out what one grey level of noise does to most of every feature."""

@@ -17,8 +17,21 @@ import torch
 from torch import nn
 
 import sharedbb as sb
-from benchmarks import headline_run, networks
-from benchmarks.headline import APART, MOVING, OURS, QUEUED, SAME_REUSE, Run, as_h264, clips_of, numbers, ways
+from benchmarks import headline_agreement, headline_run, networks
+from benchmarks.headline import (
+    APART,
+    JUDGED,
+    MOVING,
+    OURS,
+    QUEUED,
+    SAME_REUSE,
+    Run,
+    as_h264,
+    clips_of,
+    held_out,
+    numbers,
+    ways,
+)
 from benchmarks.headline_agreement import Tally
 from benchmarks.headline_run import Apart, line_of, told
 from sharedbb.types import Frame, Geometry, Normalization, Size
@@ -164,3 +177,32 @@ def test_agreement_is_counted_head_by_head() -> None:
     assert tally.shares() == {"surface": 1.0}
     tally.add({"surface": maps[0]}, {"surface": maps[1]})
     assert 0.5 < tally.shares()["surface"] < 1.0
+
+
+def test_answers_are_judged_on_the_half_that_nothing_was_learnt_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = "synthetic:street?frames=6&size=64x48"
+    seen: dict[str, list[int]] = {}
+
+    class Recording:
+        """An engine that answers nothing, and writes down which frames it is shown."""
+
+        def __init__(self, name: str) -> None:
+            self.shown = seen.setdefault(name, [])
+
+        def step(self, frame: Any, **_: Any) -> Any:
+            if isinstance(frame, sb.Frame):
+                self.shown.append(frame.index)
+            return SimpleNamespace(outputs={})
+
+    monkeypatch.setattr(headline_agreement.sb, "load", lambda path, settings: f"{path.stem} {len(settings)}")
+    monkeypatch.setattr(headline_agreement.sb, "compile", lambda pipeline, profile: Recording(pipeline))
+    monkeypatch.setattr(headline_agreement, "Apart", lambda *_: lambda frames: iter([{} for _ in frames]))
+    whole = 6
+    count, skipped = held_out(whole)
+    headline_agreement.agreements(clip, tmp_path, count, skipped)  # type: ignore[arg-type]
+    assert (count, skipped) == (3, 3)
+    assert seen["street-small 3"] == seen["street 3"] == seen["street 0"] == [3, 4, 5]
+    assert held_out(377) == (189, 188)
+    assert held_out(1699) == (JUDGED, 849)

@@ -389,6 +389,35 @@ def test_what_is_no_results_file_is_named(tmp_path: Path) -> None:
         read_all(tmp_path)
 
 
+def test_the_readmes_own_tables_say_what_was_measured() -> None:
+    readme = RESULTS.parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    suites = read_all(RESULTS)
+    dense = {name: case.median_ms for name, case in suites["dense"].timings.items()}
+    rows = {
+        "**sharedbb, all segments and heads**": "engine, segments and heads",
+        "merged by hand into one OpenVINO model": "hand-merged, one OpenVINO model",
+        "four OpenVINO models, latency hint": "four OpenVINO models",
+        "merged by hand, ONNX Runtime (float32)": "hand-merged, ONNX Runtime f32",
+        "merged by hand, torch Inductor (bfloat16)": "hand-merged, torch Inductor bf16",
+        "merged by hand, torch eager (float32)": "hand-merged, torch eager f32",
+    }
+    for row, case in rows.items():
+        told = re.search(rf"^\| {re.escape(row)} \| \**([\d.]+)\** \|", readme, re.MULTILINE)
+        assert told, row
+        assert told[1] == f"{dense[case]:.1f}", row
+    compress = suites["compress"]
+    for row, name in (
+        ("[street](pipelines/street.yaml), bf16", "street, bf16"),
+        ("the same in int8", "street, int8"),
+        ("[street-small](pipelines/street-small.yaml), bf16", "street-small, bf16"),
+    ):
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {row}"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        quality = compress.details["networks"][name]["quality"]
+        assert cells[1] == f"{compress.timings[name].median_ms:.1f} ms"
+        assert cells[4:] == [f"{quality[head]:.3f}" for head in ("surface", "objects", "edges", "scene")]
+
+
 def test_the_readmes_table_has_every_goal_of_its_suites_and_its_interval() -> None:
     suites = {
         **_suites(),
