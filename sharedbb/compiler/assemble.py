@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharedbb import media
 from sharedbb.compiler import cache, compiled
 from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.compiled import Compiled
@@ -19,13 +18,13 @@ from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
 from sharedbb.reuse.policy import Bargain, by_parts
-from sharedbb.runtime import Engine, Ladder, OpenSource, Rules
 from sharedbb.spec import Head, Input, Pipeline, Reuse, Schedule
 from sharedbb.spec.transforms import LowResolutionTransform, RgbTransform
 
 if TYPE_CHECKING:
     from sharedbb.graph.ir import Graph
     from sharedbb.graph.quantization import Scheme
+    from sharedbb.runtime import Engine, Ladder, OpenSource
 
 ARTIFACT = ".sbb"
 
@@ -72,6 +71,8 @@ def _program(pipeline: Pipeline, source: Any, use_cache: bool | None) -> Program
 
 def _ladder(pipeline: Pipeline, transform: LowResolutionTransform, use_cache: bool | None, profile: bool) -> Ladder:
     """The pipeline at all sizes; device, backend and precision are chosen at the first."""
+    from sharedbb.runtime import Ladder, Rules
+
     first = _program(_sized(pipeline, transform.sizes[0]), None, use_cache)
     way = {"device": first.device.device, "backend": first.device.name, "precision": first.device.precision}
     alike = pipeline.model_copy(update={"runtime": pipeline.runtime.model_copy(update=way)})
@@ -140,11 +141,15 @@ def assemble(
 
 def engine_of(program: Program, profile: bool) -> Engine:
     """The engine of a program, its profiler told what it measures."""
+    from sharedbb.runtime import Engine
+
     return Engine(program, *_surroundings(program, profile))
 
 
 def _surroundings(program: Program, profile: bool) -> tuple[OpenSource, Profiler]:
     """How an engine opens sources, and what it measures with."""
+    from sharedbb import media
+
     by_codec = program.bargain is not None and program.bargain.by_codec
     open_source = partial(media.open_source, motion=by_codec)
     if not profile:

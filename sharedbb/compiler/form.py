@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb import media
-from sharedbb.media.sources import PictureSource
-from sharedbb.media.video import VideoSource
 from sharedbb.program import Intake
 from sharedbb.spec import Input
 from sharedbb.spec.transforms import AnyTransform, AutoTransform, Yuv420Transform
@@ -87,10 +84,13 @@ class Given:
         """
         if not _depends(transform):
             return cls()
+        from sharedbb.media.sources import PictureSource, open_source
+        from sharedbb.media.video import VideoSource
+
         if not isinstance(source, str | Path | VideoSource):
             return cls()
         with ExitStack() as stack:
-            opened = source if isinstance(source, VideoSource) else stack.enter_context(media.open_source(source))
+            opened = source if isinstance(source, VideoSource) else stack.enter_context(open_source(source))
             if opened.live or isinstance(opened, PictureSource):
                 return cls()
             frames = iter(opened)

@@ -68,6 +68,7 @@ class Trust:
     audits: int = 0
     broken: int = 0
     pause: int = 0
+    is_paused: bool = False
     horizon: int = FIRST_HORIZON
     floor: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
@@ -133,12 +134,10 @@ class Trust:
         self.scale = max(TIGHTEST, self.scale * TIGHTER)
         self.clock = max(self.shortest, self.clock - 1)
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether nothing may be reused on the frame at hand; called once a frame."""
-        paused = self.pause > 0
+    def tick(self) -> None:
+        """A new frame has come."""
+        self.is_paused = self.pause > 0
         self.pause = max(0, self.pause - 1)
-        return paused
 
 
 class Walk:

@@ -88,8 +88,8 @@ class Sight:
     whether it is the turn of what waits for its clock. ``behind``: whether earlier changes still wait. ``overdue``:
     whether the last frame computed in full is older than allowed.
     ``cut``: whether a new scene began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the
-    picture that its motion does not account for, None where that was not measured. ``trusted``: whether moving answers
-    along has kept the budget.
+    picture that its motion does not account for, None where that was not measured. ``moves``: whether answers may be
+    moved along: that has kept the budget and costs less than computing.
     """
 
     known: bool
@@ -103,18 +103,19 @@ class Sight:
     cut: bool = False
     age: int = 0
     unexplained: float | None = None
-    trusted: bool = True
+    moves: bool = True
 
 
 def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
     """Whether a frame is computed in full, in part, moved along from the key frame, or left as it is.
 
     Small changes are computed at once, unless they are faint; these, and what takes about as much as the whole frame,
-    wait, ``held``, for the clock that the audit allows.
+    wait, ``held``, for the clock that the audit allows. ``auto`` moves along instead what is too much for tiles.
 
     ``key_every``: frames from one key frame to the next, as far as the audit lets them be apart.
     """
-    moves = bargain.mode == "keyframe" or (bargain.mode == "auto" and sight.crowded and sight.trusted)
+    much = sight.crowded or (sight.dear and not sight.faint)
+    moves = bargain.mode == "keyframe" or (bargain.mode == "auto" and much and sight.moves)
     if not sight.known or sight.cut:
         return "key" if moves else "dense"
     if sight.dirty == 0 and not sight.behind:

@@ -19,6 +19,7 @@ from sharedbb.reuse.worth import Worth
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
 from sharedbb.runtime.reading import Reading
+from sharedbb.runtime.trial import NoisyTrial
 from sharedbb.types import Frame, Geometry
 
 FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait for the clock
@@ -57,8 +58,7 @@ class Memory:
                 self._answer_of.setdefault(name, []).append(head)
         self._whole: Session | None = None
         self._ripple: dict[str, float] = {}
-        self._trial: tuple[Any, Session] | None = None
-        self._dice = np.random.default_rng(bargain.seed)
+        self._trial: NoisyTrial | None = None
         self.keys: KeyFrame | None = None
         self.reset()
 
@@ -73,7 +73,7 @@ class Memory:
         self._walk = Walk(bargain.refresh, *grid(size))
         self._exact = ExactChange(size) if bargain.mode == "exact" else None
         self._noisy = NoisyChange(size)
-        self._age = 0
+        self._age, self._begun = 0, 0.0
         self._dirty: Mask | None = None
         self._dirty_since: float | None = None
         self._whole_heads: set[str] = set()
@@ -93,18 +93,21 @@ class Memory:
 
     def observe(self, frame: Frame, geometry: Geometry, profiler: Profiler | NullProfiler) -> Sight:
         """Compare this frame's picture with what the cached features were computed from."""
+        self._begun = time.perf_counter()
         timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
         self._since_full += 1
-        self._worth.tick()
-        if self.trust.is_paused or self._worth.is_paused:
+        for one in (self._worth, *self._trusts()):
+            one.tick()
+        if self._worth.is_crowded or not (self._divides or self._moves):
             self._looked = self.known = False
-            return Sight(False, 1.0, True)
+            return Sight(False, 1.0, True, moves=False)
         mask, self._looked = self._changes(profiler), True
         if not self.known:
-            return Sight(False, 1.0, True)
+            return Sight(False, 1.0, True, moves=self._moves)
         self._dirty = mask if mask is not None and mask.any() else None
         share, dirty = self._foreseen(), 0.0 if self._dirty is None else float(self._dirty.mean())
+        dear, faint = share > DEAR and self._exact is None, self._faint and self._dirty is not None
         if self._dirty is None:
             self._dirty_since = None
         elif self._dirty_since is None:
@@ -113,23 +116,39 @@ class Memory:
             known=True,
             dirty=dirty,
             crowded=share == 1.0,
-            dear=share > DEAR and self._exact is None,
-            faint=self._faint and self._dirty is not None,
+            dear=dear,
+            faint=faint,
             tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
             overdue=self._refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
             cut=self._is_cut(dirty),
             age=self._age,
-            unexplained=self._unexplained(geometry, share == 1.0),
-            trusted=not self.motion_trust.is_paused,
+            unexplained=self._unexplained(geometry, share == 1.0 or (dear and not faint)),
+            moves=self._moves,
         )
+
+    @property
+    def _divides(self) -> bool:
+        """Whether what changed may be computed in parts on this frame."""
+        return by_parts(self._bargain.mode) and not self.trust.is_paused and self._worth.pays("partial")
+
+    @property
+    def _moves(self) -> bool:
+        """Whether answers may be moved along on this frame."""
+        mode = self._bargain.mode
+        pays = mode == "keyframe" or (mode == "auto" and self._worth.pays("warped"))
+        return pays and not self.motion_trust.is_paused
+
+    def _trusts(self) -> list[Trust]:
+        """Each once: where nothing is computed in parts, both are the same."""
+        return [self.trust] if self.trust is self.motion_trust else [self.trust, self.motion_trust]
 
     def _changes(self, profiler: Profiler | NullProfiler) -> Mask | None:
         """The cells to take anew."""
         if self._exact is not None:
             self._reading.read(profiler)
             return self._exact.look(_arrays(self._latest), _arrays(self.reference)) if self.known else None
-        if self._bargain.mode != "keyframe":  # most frames are computed, in part at least
+        if self._bargain.mode == "bounded":  # most frames are computed, in part at least
             self._reading.read(profiler)
         levels = self._noisy.look(self._reading.glance(profiler))
         mask: Mask = levels > self.threshold
@@ -160,6 +179,8 @@ class Memory:
         """Share of a whole run that the stages which read the picture would take, 1 where one is computed whole."""
         if self._dirty is None or self._bargain.mode == "keyframe":
             return 0.0
+        if not self._divides:
+            return 1.0
         return max(part.foresee(self._dirty, self._planes) for part in self._readers[self._planes[0]])
 
     def _is_cut(self, dirty: float) -> bool:
@@ -172,9 +193,9 @@ class Memory:
         """A picture at half resolution as motion is looked for in it: RGB as it is, of other planes the luma."""
         return small if len(self._planes) == 1 else np.ascontiguousarray(small[..., 0])
 
-    def _unexplained(self, geometry: Geometry, crowded: bool) -> float | None:
-        """Measure motion where answers may be moved along."""
-        wanted = self._bargain.mode == "keyframe" or (self._bargain.mode == "auto" and crowded)
+    def _unexplained(self, geometry: Geometry, much: bool) -> float | None:
+        """Measure motion where answers may be moved along: what changed is ``much`` for computing it in parts."""
+        wanted = self._moves and (much or self._bargain.mode == "keyframe")
         if not wanted or self._dirty is None or self.keys is None or self._age >= self._key_every():
             return None
         if self._rekey:
@@ -185,7 +206,6 @@ class Memory:
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
-        start = time.perf_counter()
         chosen = how(self._bargain, sight, self._key_every())
         if chosen == "partial" and self._is_turn_of_all(heads):
             chosen = "dense"
@@ -201,7 +221,8 @@ class Memory:
             with profiler.span("warp"):
                 self._macs += self.keys.compute_fresh(self._latest.features)
         crowded = sight.crowded and sight.known
-        if self._worth.judge(chosen, (time.perf_counter() - start) * 1e3, crowded=crowded):
+        cycle = self._key_every() if self._bargain.mode == "auto" and self._moves else 0
+        if self._worth.judge(chosen, (time.perf_counter() - self._begun) * 1e3, crowded=crowded, cycle=cycle):
             self.trust.recover()
         return chosen
 
@@ -218,7 +239,7 @@ class Memory:
         if self._whole is None:
             self._begin()
         assert self._whole is not None
-        self._whole(self._given(self.reference))
+        self._whole(self._given())
         self._macs += self._all.facts.macs
         if self._looked:
             self._noisy.adopt()
@@ -229,9 +250,9 @@ class Memory:
             part.settle()
         self._whole_heads.update(self._program.heads)
 
-    def _given(self, picture: Any) -> list[Any]:
-        """What the stage that computes everything reads of a picture."""
-        return [picture.features[name] for name in self._all.facts.inputs]
+    def _given(self) -> list[Any]:
+        """What the stage that computes everything reads of the reference."""
+        return [self.reference.features[name] for name in self._all.facts.inputs]
 
     def _begin_key(self) -> None:
         """From here on motion is measured against the picture at hand."""
@@ -242,7 +263,7 @@ class Memory:
     def _begin(self) -> None:
         """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
         device, whole = self._program.device, self._all
-        results = whole.executable.session()(self._given(self.reference))
+        results = whole.executable.session()(self._given())
         self.features.update(zip(whole.facts.outputs, results, strict=True))
         self._whole = whole.executable.session(results)
         self._worth.begin()
@@ -268,15 +289,9 @@ class Memory:
 
     def compute_noisy(self) -> dict[str, Any]:
         """All features of the reference with one grey level of noise added."""
-        device, whole = self._program.device, self._all
         if self._trial is None:
-            self._trial = device.picture(self._program.size, self._program.planes), whole.executable.session()
-        picture, session = self._trial
-        for name, array in self.reference.planes.items():
-            noise = self._dice.integers(-1, 2, array.shape, np.int16)
-            picture.planes[name][...] = np.clip(array + noise, 0, 255)
-        device.upload(picture)
-        return dict(zip(whole.facts.outputs, session(self._given(picture)), strict=True))
+            self._trial = NoisyTrial(self._program, self._bargain.seed)
+        return self._trial(self.reference)
 
     @property
     def wants_floor(self) -> bool:
@@ -290,7 +305,7 @@ class Memory:
 
     def allow(self, floor: Mapping[str, float]) -> None:
         """Take in what noise alone changed of the answers."""
-        for trust in {id(trust): trust for trust in (self.trust, self.motion_trust)}.values():
+        for trust in self._trusts():
             trust.allow(floor)
 
     def _is_turn_of_all(self, heads: Collection[str]) -> bool:

@@ -41,23 +41,25 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, str, str, str]]] = [
     ("as good as explained", {"crowded": True, "unexplained": UNEXPLAINED}, ("dense", "dense", "warped", "warped")),
     ("unexplained", {"crowded": True, "unexplained": UNEXPLAINED + 0.01}, ("dense", "dense", "key", "key")),
     ("little, unexplained", {"unexplained": 1.0}, ("partial", "partial", "key", "partial")),
-    ("moving is not trusted", {"crowded": True, "trusted": False}, ("dense", "dense", "warped", "dense")),
+    ("moving is given up", {"crowded": True, "moves": False}, ("dense", "dense", "warped", "dense")),
     ("much, but not its turn", {"crowded": True, "tick": False}, ("held", "held", "warped", "warped")),
-    ("a good part, but not its turn", {"dear": True, "tick": False}, ("held", "held", "warped", "held")),
-    ("a good part", {"dear": True}, ("partial", "partial", "warped", "partial")),
+    ("a good part, but not its turn", {"dear": True, "tick": False}, ("held", "held", "warped", "warped")),
+    ("a good part", {"dear": True}, ("partial", "partial", "warped", "warped")),
+    ("a good part, moving is given up", {"dear": True, "moves": False}, ("partial", "partial", "warped", "partial")),
+    ("a good part, but faint", {"dear": True, "faint": True}, ("partial", "partial", "warped", "partial")),
     ("little, not its turn", {"tick": False}, ("partial", "partial", "warped", "partial")),
     (
         "overdue before its turn",
         {"dear": True, "tick": False, "overdue": True},
-        ("partial", "partial", "key", "partial"),
+        ("partial", "partial", "key", "key"),
     ),
-    ("a cut before its turn", {"dear": True, "tick": False, "cut": True}, ("dense", "dense", "key", "dense")),
+    ("a cut before its turn", {"dear": True, "tick": False, "cut": True}, ("dense", "dense", "key", "key")),
     (
-        "not trusted, not its turn",
-        {"crowded": True, "tick": False, "trusted": False},
+        "moving is given up, not its turn",
+        {"crowded": True, "tick": False, "moves": False},
         ("held", "held", "warped", "held"),
     ),
-    ("not trusted, little", {"trusted": False}, ("partial", "partial", "warped", "partial")),
+    ("moving is given up, little", {"moves": False}, ("partial", "partial", "warped", "partial")),
 ]
 
 

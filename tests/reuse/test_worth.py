@@ -1,25 +1,34 @@
-"""Pauses of looking for what changed: after crowded frames, and where parts cost as much as everything."""
+"""Ways that are not taken for a while: looking after crowded frames, and what costs as much as everything."""
 
 from __future__ import annotations
 
 import pytest
 
-from sharedbb.reuse.worth import CROWDS, ENOUGH, LONGEST_PAUSE, MOST_PATIENCE, Worth
+from sharedbb.reuse.worth import CROWDS, ENOUGH, LONGEST_PAUSE, MOST_PATIENCE, WAYS, Way, Worth
 
 
 def _pause(worth: Worth) -> int:
     """Frames until looking goes on."""
     frames = 0
-    while worth.is_paused:
+    while worth.is_crowded:
         worth.tick()
         frames += 1
     return frames
 
 
-def _frames(worth: Worth, partial_ms: float, dense_ms: float = 10.0) -> None:
+def _off(worth: Worth, way: Way) -> int:
+    """Frames until a way is taken again."""
+    frames = 0
+    while not worth.pays(way):
+        worth.tick()
+        frames += 1
+    return frames
+
+
+def _frames(worth: Worth, milliseconds: float, dense_ms: float = 10.0, way: Way = "partial", cycle: int = 0) -> None:
     worth.judge("dense", dense_ms, crowded=False)
     for _ in range(ENOUGH):
-        worth.judge("partial", partial_ms, crowded=False)
+        worth.judge(way, milliseconds, crowded=False, cycle=cycle)
 
 
 def test_a_row_of_crowded_frames_is_followed_by_a_pause_as_long() -> None:
@@ -40,29 +49,45 @@ def test_a_frame_in_parts_between_them_ends_the_row_and_one_that_was_not_crowded
     assert worth.judge("dense", 10, crowded=True)
 
 
-@pytest.mark.parametrize(("partial_ms", "pauses"), [(9.0, False), (9.8, True)])
-def test_parts_must_cost_less_than_everything(partial_ms: float, pauses: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("milliseconds", "pays"), [(9.0, True), (9.8, False)])
+def test_a_way_must_cost_less_than_everything(way: Way, milliseconds: float, pays: bool) -> None:
     worth = Worth()
-    _frames(worth, partial_ms)
-    assert worth.is_paused == pauses
+    _frames(worth, milliseconds, way=way)
+    assert worth.pays(way) == pays
+    assert all(worth.pays(other) for other in WAYS if other != way)
+    assert not worth.is_crowded
 
 
-def test_every_further_pause_is_twice_as_long_until_parts_pay_again() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_every_further_pause_is_twice_as_long_until_it_pays_again(way: Way) -> None:
     worth, lengths = Worth(), []
     for _ in range(7):
-        _frames(worth, 12)
-        lengths.append(_pause(worth))
+        _frames(worth, 12, way=way)
+        lengths.append(_off(worth, way))
     assert lengths == [min(MOST_PATIENCE, LONGEST_PAUSE * 2**n) for n in range(7)]
     for _ in range(10):
-        _frames(worth, 1)
-    _frames(worth, 200)
-    assert _pause(worth) == LONGEST_PAUSE
+        _frames(worth, 1, way=way)
+    _frames(worth, 200, way=way)
+    assert _off(worth, way) == LONGEST_PAUSE
 
 
-def test_a_frame_that_makes_buffers_ready_says_nothing_and_warped_ones_neither() -> None:
+@pytest.mark.parametrize(("partial_ms", "pays"), [(3.6, True), (4.2, False)])
+def test_parts_must_cost_less_than_moving_along_where_that_is_done(partial_ms: float, pays: bool) -> None:
+    """A key frame of 10 ms and three moved ones of 2 ms come to 4 ms a frame."""
+    worth = Worth()
+    _frames(worth, 2.0, way="warped", cycle=4)
+    _frames(worth, partial_ms, cycle=4)
+    assert worth.pays("partial") == pays
+    alone = Worth()
+    _frames(alone, 2.0, way="warped")
+    _frames(alone, partial_ms)
+    assert alone.pays("partial")
+
+
+def test_a_frame_that_makes_buffers_ready_says_nothing() -> None:
     worth = Worth()
     worth.begin()
     worth.judge("dense", 1000, crowded=False)
-    worth.judge("warped", 1000, crowded=False)
     _frames(worth, 12)
-    assert worth.is_paused
+    assert not worth.pays("partial")

@@ -17,6 +17,7 @@ import sharedbb as sb
 from sharedbb.program import Program, Stage
 from sharedbb.registry import BACKBONES
 from sharedbb.reuse.policy import Bargain
+from sharedbb.reuse.worth import Worth
 from sharedbb.runtime import Engine
 from sharedbb.types import FrameResult
 
@@ -152,6 +153,18 @@ def test_a_small_object_is_followed_in_parts(programs: tuple[Program, Program]) 
     assert modes["partial"] >= 15
 
 
+@pytest.mark.parametrize("cheap", [("partial",), ("warped",), ()])
+def test_only_what_pays_is_done(
+    programs: tuple[Program, Program], cheap: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small object that crosses, then a pan: tiles, moving along, or neither."""
+    monkeypatch.setattr(Worth, "pays", lambda self, way: way in cheap)
+    modes = _modes(_steps(_engine(programs[0], audit=0.0, budget=1.0), _noisy([*_walk(30), *_pan(20)])))
+    assert (modes["partial"] > 5) == ("partial" in cheap)
+    assert (modes["warped"] > 10) == ("warped" in cheap)
+    assert (modes["dense"] == 50) == (cheap == ())
+
+
 def test_a_scene_that_moves_is_moved_along_where_that_is_good_enough(programs: tuple[Program, Program]) -> None:
     results = _steps(_engine(programs[0], audit=0.0, budget=1.0), _pan(24))
     modes = _modes(results)
@@ -221,8 +234,11 @@ def test_streams_do_not_notice_each_other(programs: tuple[Program, Program]) -> 
             assert np.array_equal(result["depth"].cells, expected["depth"].cells)  # type: ignore[attr-defined]
 
 
-def test_what_moved_in_parts_is_not_moved_twice(programs: tuple[Program, Program]) -> None:
+def test_what_moved_in_parts_is_not_moved_twice(
+    programs: tuple[Program, Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers brought up to date in parts are as of now, not of the key frame before: a pan carries them from there."""
+    monkeypatch.setattr("sharedbb.runtime.memory.DEAR", 1.0)
     picture = _texture(1)
     pictures = []
     for left in (10, 16, 22, 28, 34):
