@@ -18,8 +18,8 @@ from sharedbb.types import Geometry
 MOST_CLASSES = 256
 """Classes are stored as uint8."""
 
-MOST_CHANNELS = 128
-"""That OpenCV takes at once."""
+_MARKS = np.arange(MOST_CLASSES - 1, -1, -1, dtype=np.uint8)[:, None]
+"""Of classes by index: the largest of several is the first one's."""
 
 _CHUNK = 1 << 17
 """Pixels interpolated at a time: what fits a core's cache."""
@@ -156,23 +156,13 @@ def largest_upsampled(logits: NDArray[np.float32], geometry: Geometry) -> NDArra
 
 
 def _largest(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Argmax over [h, w, C]: uint8 [h, w]; ties go to the first. Class by class, in half the time of NumPy's own."""
-    first, *others = _planes(logits)
-    highest = first.copy()
-    found = np.zeros(highest.shape, np.uint8)
-    for index, plane in enumerate(others, 1):
-        higher = cv2.compare(plane, highest, cv2.CMP_GT)  # 255 where it is
-        cv2.max(found, cv2.bitwise_and(higher, index, dst=higher), dst=found)  # type: ignore[call-overload]
-        cv2.max(highest, plane, dst=highest)
-    return found
-
-
-def _planes(logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """The channels of [h, w, C], each contiguous."""
-    planes: list[Any] = []
-    for first in range(0, logits.shape[2], MOST_CHANNELS):
-        planes += cv2.split(np.ascontiguousarray(logits[..., first : first + MOST_CHANNELS]))
-    return planes
+    """Argmax over [h, w, C]: uint8 [h, w]; ties go to the first. In well under half the time of NumPy's own."""
+    height, width, classes = logits.shape
+    planes = cv2.transpose(np.ascontiguousarray(logits).reshape(-1, classes))
+    marks = (planes == planes.max(0)).view(np.uint8)
+    np.bitwise_and(np.negative(marks, out=marks), _MARKS[:classes], out=marks)
+    found: NDArray[np.uint8] = MOST_CLASSES - 1 - marks.max(0)
+    return np.minimum(found, classes - 1, out=found).reshape(height, width)  # where a logit is NaN none is largest
 
 
 def _mixed(best: NDArray[np.uint8]) -> NDArray[np.bool_]:

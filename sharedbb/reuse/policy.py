@@ -38,9 +38,14 @@ class Bargain:
     seed: int = 0
 
     @property
+    def glances(self) -> bool:
+        """Whether frames are looked at before they are read: most are not computed."""
+        return self.mode in ("keyframe", "auto")
+
+    @property
     def by_codec(self) -> bool:
         """Whether a decoder's motion vectors are of use."""
-        return self.motion == "codec" and self.mode in ("keyframe", "auto")
+        return self.motion == "codec" and self.glances
 
 
 def by_parts(mode: str) -> bool:

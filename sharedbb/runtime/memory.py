@@ -148,7 +148,7 @@ class Memory:
         if self._exact is not None:
             self._reading.read(profiler)
             return self._exact.look(_arrays(self._latest), _arrays(self.reference)) if self.known else None
-        if self._bargain.mode == "bounded":  # most frames are computed, in part at least
+        if not self._bargain.glances:
             self._reading.read(profiler)
         levels = self._noisy.look(self._reading.glance(profiler))
         mask: Mask = levels > self.threshold
