@@ -161,8 +161,9 @@ def _largest(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
     planes = cv2.transpose(np.ascontiguousarray(logits).reshape(-1, classes))
     marks = (planes == planes.max(0)).view(np.uint8)
     np.bitwise_and(np.negative(marks, out=marks), _MARKS[:classes], out=marks)
-    found: NDArray[np.uint8] = MOST_CLASSES - 1 - marks.max(0)
-    return np.minimum(found, classes - 1, out=found).reshape(height, width)  # where a logit is NaN none is largest
+    found: NDArray[np.uint8] = MOST_CLASSES - 1 - marks.max(0).reshape(height, width)
+    np.minimum(found, classes - 1, out=found)  # where a logit is NaN none is the largest
+    return found
 
 
 def _mixed(best: NDArray[np.uint8]) -> NDArray[np.bool_]:

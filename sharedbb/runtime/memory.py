@@ -97,8 +97,9 @@ class Memory:
         timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
         self._age += 1
         self._since_full += 1
-        for one in (self._worth, *self._trusts()):
-            one.tick()
+        self._worth.tick()
+        for trust in self._trusts():
+            trust.tick()
         if self._worth.is_crowded or not (self._divides or self._moves):
             self._looked = self.known = False
             return Sight(False, 1.0, True, moves=False)
@@ -181,7 +182,8 @@ class Memory:
             return 0.0
         if not self._divides:
             return 1.0
-        return max(part.foresee(self._dirty, self._planes) for part in self._readers[self._planes[0]])
+        changed = dict.fromkeys(self._planes, self._dirty)
+        return max(min(1.0, part.foresee(changed)[0] / part.whole_ms) for part in self._readers[self._planes[0]])
 
     def _is_cut(self, dirty: float) -> bool:
         """Whether the picture shows another scene than the one before, of which ``dirty`` says how likely that is."""
@@ -207,7 +209,7 @@ class Memory:
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
         chosen = how(self._bargain, sight, self._key_every())
-        if chosen == "partial" and self._is_turn_of_all(heads):
+        if chosen == "partial" and self._is_tick() and self._is_as_good_as_whole(heads):
             chosen = "dense"
         if chosen in ("dense", "key", "partial") or (chosen == "warped" and self._program.fresh is not None):
             self._reading.read(profiler)
@@ -308,18 +310,20 @@ class Memory:
         for trust in self._trusts():
             trust.allow(floor)
 
-    def _is_turn_of_all(self, heads: Collection[str]) -> bool:
-        """Whether what waits for its turn has it now, and takes about as long as computing everything."""
-        if not self._is_tick():
-            return False
-        late = next((at for at, part in enumerate(self.parts) if part.pending is not None and part.prices == ()), None)
-        due = (
-            [part for part in self.parts[late:] if set(heads).intersection(part.facts.heads)]
-            if late is not None
-            else []
-        )
-        predicted = sum(part.facts.measured_ms or 0.0 for part in due)
-        return predicted > AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf)
+    def _is_as_good_as_whole(self, heads: Collection[str]) -> bool:
+        """Whether all that the changes can touch would take about as long in parts as computing everything."""
+        changed = {} if self._dirty is None else dict.fromkeys(self._planes, self._dirty)
+        limit, total = AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf), 0.0
+        for part in self.parts:
+            if not part.facts.heads or set(heads).isdisjoint(part.facts.heads):
+                continue
+            milliseconds, touched = part.foresee(changed)
+            total += milliseconds
+            if total > limit:
+                return True
+            if touched is not None:
+                changed.update(dict.fromkeys(part.facts.outputs, touched))
+        return False
 
     def _is_tick(self) -> bool:
         """Whether it is the turn of what can only be computed whole."""

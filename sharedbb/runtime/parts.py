@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,42 +75,45 @@ class Part:
 
     def expect(self, name: str, changed: Mask, timestamp: float) -> None:
         """Note that an input changed in some cells."""
-        tiling = self.stage.tiling
-        if tiling is None:
-            reached: Mask | None = np.ones(self.grid, np.bool_)
-        else:
-            reached = tiling.reached([changed if name == own else None for own in self.facts.inputs])
-        if reached is None:
+        pending = self._pending_with({name: changed})
+        if pending is None:
             return
-        self.pending = reached if self.pending is None else self.pending | reached
+        self.pending = pending
         if self.since is None:
             self.since = timestamp
 
-    def foresee(self, changed: Mask, planes: Collection[str]) -> float:
-        """Share of the whole stage's time that a change of the picture's planes would cost, 1 where it is done whole.
+    def _pending_with(self, changed: Mapping[str, Mask]) -> Mask | None:
+        """What would be pending if inputs changed in these cells; None for nothing."""
+        tiling, own = self.stage.tiling, [changed.get(name) for name in self.facts.inputs]
+        if tiling is not None:
+            reached = tiling.reached(own)
+        else:
+            reached = None if all(mask is None for mask in own) else np.ones(self.grid, np.bool_)
+        if reached is None or self.pending is None:
+            return self.pending if reached is None else reached
+        return reached | self.pending
 
-        What is found out for that serves ``work`` as well.
+    def foresee(self, changed: Mapping[str, Mask]) -> tuple[float, Mask | None]:
+        """What changes of inputs, with all that is pending, would cost now: milliseconds, and the cells they can touch.
+
+        The cells are None where nothing is to be done. What is found out for that serves ``work`` as well.
         """
-        tiling = self.stage.tiling
-        reached = (
-            None
-            if tiling is None
-            else tiling.reached([changed if name in planes else None for name in self.facts.inputs])
-        )
-        if reached is None:
-            return 1.0
-        if self.pending is not None:
-            reached = reached | self.pending
-        work = self._decide(reached, wait=False)
-        self._foreseen = (reached, work)
-        if work.cover is None:
-            return 1.0
-        return min(1.0, work.cover.milliseconds / (self.facts.measured_ms or np.inf))
+        pending = self._pending_with(changed)
+        if pending is None:
+            return 0.0, None
+        work = self._decide(pending, wait=False)
+        self._foreseen = (pending, work)
+        return (self.whole_ms if work.cover is None else work.cover.milliseconds), pending
+
+    @property
+    def whole_ms(self) -> float:
+        """Milliseconds of the whole stage, infinite where that was not measured."""
+        return self.facts.measured_ms or np.inf
 
     def work(self, *, wait: bool) -> Work:
         """How to catch up."""
         assert self.pending is not None
-        if self._foreseen is not None and np.array_equal(self._foreseen[0], self.pending):
+        if not wait and self._foreseen is not None and np.array_equal(self._foreseen[0], self.pending):
             return self._foreseen[1]
         return self._decide(self.pending, wait=wait)
 
@@ -118,7 +121,7 @@ class Part:
         tiling = self.stage.tiling
         step = tiling.step if tiling is not None else CELL
         divisible = pending if tiling is not None else None
-        return decide(divisible, self.prices, step, self.size, self.facts.measured_ms or np.inf, wait=wait)
+        return decide(divisible, self.prices, step, self.size, self.whole_ms, wait=wait)
 
     def run_tiles(
         self, cover: Cover, features: Mapping[str, Any], patches: Mapping[str, Patches], tolerance: Mapping[str, float]

@@ -49,15 +49,9 @@ class Reading:
         self._is_read = True
 
     def glance(self, profiler: Profiler | NullProfiler) -> Picture:
-        """The frame's planes, to look for changes in: at half resolution where that spares reading the frame.
-
-        A decoder's frame is made smaller in half the time; arrays and JPEG files are read whole.
-        """
+        """The frame's planes, to look for changes in: at half resolution where that spares reading the frame."""
         assert self._frame is not None, "no frame was taken in yet"
-        if self._is_read or self._frame.video is None:
-            self.read(profiler)
-            planes = self.picture.planes
-        else:
+        if not self._is_read:
             self._glance(self._frame)
-            planes = self._half
+        planes = self.picture.planes if self._is_read else self._half
         return tuple(array[0] for array in planes.values())

@@ -239,6 +239,7 @@ def test_what_moved_in_parts_is_not_moved_twice(
 ) -> None:
     """Answers brought up to date in parts are as of now, not of the key frame before: a pan carries them from there."""
     monkeypatch.setattr("sharedbb.runtime.memory.DEAR", 1.0)
+    monkeypatch.setattr("sharedbb.runtime.memory.AS_GOOD_AS_WHOLE", float("inf"))
     picture = _texture(1)
     pictures = []
     for left in (10, 16, 22, 28, 34):

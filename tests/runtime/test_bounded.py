@@ -96,8 +96,9 @@ def programs() -> Iterator[tuple[Program, Program]]:
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed in parts must not depend on how long it took."""
+    """What is computed in parts must not depend on how long it took, or would take."""
     monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.runtime.memory.AS_GOOD_AS_WHOLE", float("inf"))
 
 
 class Held:
@@ -210,7 +211,7 @@ def test_the_contract_holds_at_every_cut_on_every_frame(
 ) -> None:
     held = Held(programs[0], **CONTRACTS[how])
     if how == "whole stages":  # which would have every frame computed densely
-        monkeypatch.setattr(Part, "foresee", lambda part, changed, planes: 0.0)
+        monkeypatch.setattr(Part, "foresee", lambda part, changed: (0.0, None))
     pending = 0
     for index, picture in enumerate(_clip(seed, 60)):
         held.step(picture)
@@ -427,6 +428,21 @@ def test_slow_changes_add_up_in_cells_that_stay_while_others_change(programs: tu
         held.step(picture)
         held.check_reference(picture)
     assert held.modes.count("partial") > 100
+
+
+@pytest.mark.parametrize(("first_only", "in_parts"), [(False, True), (True, False)])
+def test_what_would_take_as_long_in_parts_is_computed_in_full_at_its_turn(
+    programs: tuple[Program, Program], first_only: bool, in_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cheap tiles pay where every stage has them; where only the first one has, the others take what all would."""
+    monkeypatch.setattr("sharedbb.runtime.memory.AS_GOOD_AS_WHOLE", 0.8)
+    held = Held(programs[0], tiles_ms=0.01, first_only=first_only, clock=1)
+    for picture in _clip(1, 30):
+        held.step(picture)
+        held.check_features()
+        held.check_reference(picture)
+    assert (held.modes.count("partial") > 15) == in_parts
+    assert (held.modes.count("dense") > 15) != in_parts
 
 
 def test_another_size_and_a_reset_begin_anew(programs: tuple[Program, Program]) -> None:

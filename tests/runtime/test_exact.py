@@ -96,8 +96,9 @@ Make = Callable[..., "Both"]
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed in parts must not depend on how long it took."""
+    """What is computed in parts must not depend on how long it took, or would take."""
     monkeypatch.setattr("sharedbb.reuse.worth.GAIN", float("inf"))
+    monkeypatch.setattr("sharedbb.runtime.memory.AS_GOOD_AS_WHOLE", float("inf"))
 
 
 @pytest.fixture

@@ -322,14 +322,17 @@ def test_work_is_done_in_tiles_where_that_is_cheaper(setting: Setting) -> None:
 def test_what_was_foreseen_is_what_is_done(setting: Setting) -> None:
     part, mask = _first(setting), np.zeros(grid(PICTURE), np.bool_)
     mask[4, 4] = True
-    assert part.foresee(mask, ("input",)) == 0.25  # one call of a millisecond, of four
+    milliseconds, touched = part.foresee({"input": mask})
+    assert milliseconds == 1  # one call
     assert part.pending is None
     part.expect("input", mask, 0.0)
+    assert np.array_equal(part.pending, touched)
     assert part.work(wait=False).kind == "tiles"
-    assert part.foresee(np.ones(grid(PICTURE), np.bool_), ("input",)) == 1
+    assert part.foresee({"input": np.ones(grid(PICTURE), np.bool_)})[0] == part.whole_ms == 4
     other = np.roll(mask, 3)
     part.settle()
-    assert part.foresee(other, ("input",)) < 1
+    assert part.foresee({}) == (0.0, None)
+    assert part.foresee({"input": other})[0] < part.whole_ms
     fresh = _first(setting)
     for one in (part, fresh):
         one.expect("input", mask, 0.0)
