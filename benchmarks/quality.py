@@ -31,7 +31,7 @@ from benchmarks.networks import PIPELINE
 from benchmarks.quality_picture import picture
 from benchmarks.quality_rows import HALF, compared, numbers, show
 from benchmarks.reuse_keyframe import BUDGETS, KEY_EVERY, UNBOUND
-from benchmarks.reuse_runs import Watched
+from benchmarks.reuse_runs import Settled
 from benchmarks.sections import MEASURED
 from benchmarks.timing import Measurement, Parser
 from sharedbb.cli.compare import WARM_UP
@@ -126,7 +126,7 @@ class Ride:
     """
 
     def __init__(self, pipeline: sb.Pipeline, drive: Data) -> None:
-        self.side = Watched(sb.compile(pipeline, profile=False))
+        self.side = Settled(sb.compile(pipeline, profile=False))
         self._heads, self._drive = pipeline.heads, drive
         self._places = places([sample.name for sample in drive])
         self._index = 0
@@ -145,7 +145,7 @@ class Ride:
     def _answer(self, rgb: Any) -> Mapping[str, Output]:
         if self._places[self._index].begins:
             self.side.engine.reset()
-        result, took_ms = self.side.step(self._frame(rgb))
+        ((result, took_ms),) = self.side.run([self._frame(rgb)])
         self.side.note(result, took_ms)
         self._index += 1
         return result.outputs

@@ -18,7 +18,7 @@ import sharedbb as sb
 from benchmarks import networks, resnet50
 from benchmarks.timing import SETTLE_SECONDS
 from sharedbb import artifact
-from sharedbb.cli.compare import warmed
+from sharedbb.cli.compare import runs, warmed
 from sharedbb.cli.comparison import Comparison, Side
 from sharedbb.cli.comparison_table import modes_line
 from sharedbb.spec.parts import Reuse
@@ -71,35 +71,27 @@ def compiled(pipeline: sb.Pipeline, **reuse: Any) -> sb.Engine:
     return sb.compile(pipeline.model_copy(update={"reuse": Reuse(**reuse)}), profile=False)
 
 
-class Watched(Side):
-    """A side whose latest result stays at hand; worker threads get time to go to sleep before each of its frames."""
+class Settled(Side):
+    """A side before whose turns worker threads get time to go to sleep."""
 
-    result: FrameResult
-
-    def step(self, frame: Frame) -> tuple[FrameResult, float]:
-        """Run a frame; its answers, and the ms from frame in to answers out."""
+    def run(self, frames: Sequence[Frame]) -> list[tuple[FrameResult, float]]:
+        """Run frames one after another: the answers and the ms of each."""
         time.sleep(SETTLE_SECONDS)
-        return super().step(frame)
-
-    def note(self, result: FrameResult, took_ms: float) -> None:
-        """Take down what a frame took, and keep its result."""
-        super().note(result, took_ms)
-        self.result = result
+        return super().run(frames)
 
 
 def versus(ours: sb.Engine, dense: sb.Engine, frames: Iterable[Frame], look: Look | None = None) -> dict[str, Any]:
-    """Ours against dense, frame by frame in turns; both begin with nothing remembered.
+    """Ours against dense, a few frames each in turns; both begin with nothing remembered.
 
     ``look`` is shown the two results of every frame. Returns the numbers of ``row_of``.
     """
     for engine in (ours, dense):
         engine.close("main")
-    own, other = Watched(ours), Watched(dense)
-    comparison = Comparison(own, other)
-    for frame in warmed(comparison, frames):
-        comparison.take(frame)
-        if look is not None:
-            look(own.result, other.result)
+    comparison = Comparison(Settled(ours), Settled(dense))
+    for run in runs(warmed(comparison, frames)):
+        for pair in comparison.take(run):
+            if look is not None:
+                look(*pair)
     return row_of(comparison.to_dict())
 
 
@@ -145,7 +137,7 @@ def floor(dense: sb.Engine, frames: Iterable[Frame]) -> dict[str, dict[str, Any]
     comparison = Comparison(Noisy(dense), Side(dense))
     for frame in frames:
         # Both sides go through the same RGB picture: a decoder's frame would be scaled in another way.
-        comparison.take(Frame.of(frame.rgb(), index=frame.index, timestamp=frame.timestamp, order="rgb"))
+        comparison.take([Frame.of(frame.rgb(), index=frame.index, timestamp=frame.timestamp, order="rgb")])
     dense.close("noisy")
     summaries = {head: agreement.summary() for head, agreement in comparison.agreements.items()}
     return {

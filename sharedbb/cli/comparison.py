@@ -48,6 +48,10 @@ class Side:
         self._synchronize()
         return result, (time.perf_counter() - start) * 1e3
 
+    def run(self, frames: Sequence[Frame]) -> list[tuple[FrameResult, float]]:
+        """Run frames one after another, with nothing in between: the answers and the ms of each."""
+        return [self.step(frame) for frame in frames]
+
     def note(self, result: FrameResult, took_ms: float) -> None:
         """Take down what a frame took and how it was computed."""
         self.times_ms.append(took_ms)
@@ -84,7 +88,7 @@ class Side:
 
 
 class Comparison:
-    """Ours and the other engine, which counts as the truth, frame by frame in turns.
+    """Ours and the other engine, which counts as the truth, a few frames each in turns.
 
     ``agreements`` holds what is measured of each head that both have, ``numbers`` the number of every frame compared.
     ``worst`` keeps pictures, where they are wanted. Raises SharedBBError when the two have no head in common.
@@ -95,6 +99,7 @@ class Comparison:
         self.against = against
         self.worst = worst
         self.numbers = array("q")
+        self._turns = 0
         self.agreements: dict[str, Agreement] = {}
         heads, others = ours.engine.program.heads, against.engine.program.heads
         self._heads = tuple(head for head in heads if head in others)
@@ -106,22 +111,23 @@ class Comparison:
         self.ours.rehearse(frames)
         self.against.rehearse(frames)
 
-    def take(self, frame: Frame) -> None:
-        """Run a frame on both, the one that goes first alternating, and compare what they answer.
+    def take(self, frames: Sequence[Frame]) -> list[tuple[FrameResult, FrameResult]]:
+        """Run some frames on one side, then on the other, by turns the first, and compare what they answer.
 
+        In turns frame by frame each would find its memory out of the processor's caches, as no application has it.
         Raises SharedBBError when a head's two answers are of different types, classes, labels or points.
         """
-        if len(self.numbers) % 2:
-            dense, dense_ms = self.against.step(frame)
-            ours, ours_ms = self.ours.step(frame)
-        else:
-            ours, ours_ms = self.ours.step(frame)
-            dense, dense_ms = self.against.step(frame)
-        for head in self._heads:
-            self._compare(head, ours, dense)
-        self.ours.note(ours, ours_ms)
-        self.against.note(dense, dense_ms)
-        self.numbers.append(frame.index)
+        self._turns += 1
+        first, second = (self.ours, self.against) if self._turns % 2 else (self.against, self.ours)
+        taken = {first: first.run(frames), second: second.run(frames)}
+        pairs = list(zip(taken[self.ours], taken[self.against], strict=True))
+        for frame, ((ours, ours_ms), (dense, dense_ms)) in zip(frames, pairs, strict=True):
+            for head in self._heads:
+                self._compare(head, ours, dense)
+            self.ours.note(ours, ours_ms)
+            self.against.note(dense, dense_ms)
+            self.numbers.append(frame.index)
+        return [(ours, dense) for (ours, _), (dense, _) in pairs]
 
     def _compare(self, head: str, ours: FrameResult, dense: FrameResult) -> None:
         kind, other = type(ours[head]), type(dense[head])

@@ -40,9 +40,9 @@ class Progress:
         )
         self._task = self._bar.add_task(what, total=total)
 
-    def advance(self) -> None:
-        """One frame more."""
-        self._bar.advance(self._task)
+    def advance(self, frames: int = 1) -> None:
+        """So many frames more."""
+        self._bar.advance(self._task, frames)
 
     def __enter__(self) -> Self:
         self._bar.start()

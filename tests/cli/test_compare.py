@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedbb.cli.compare import WARM_UP, warmed
+from sharedbb.cli.compare import WARM_UP, runs, warmed
 from sharedbb.cli.comparison import COMPARISON_SCHEMA, Comparison, Side
 from sharedbb.cli.worst import WorstFrames
 from sharedbb.errors import SharedBBError
@@ -138,10 +138,10 @@ def test_the_two_take_turns_after_a_warm_up_that_is_forgotten() -> None:
     comparison.warm_up(frames(2))
     assert calls == ["o0", "o1", "oreset", "d0", "d1", "dreset"]
     calls.clear()
-    for frame in frames(4):
-        comparison.take(frame)
-    assert calls == ["o0", "d0", "d1", "o1", "o2", "d2", "d3", "o3"]
-    assert len(comparison.ours.times_ms) == len(comparison.against.times_ms) == 4
+    pairs = [pair for run in runs(frames(5), 2) for pair in comparison.take(run)]
+    assert calls == ["o0", "o1", "d0", "d1", "d2", "d3", "o2", "o3", "o4", "d4"]
+    assert [(ours.index, dense.index) for ours, dense in pairs] == [(index, index) for index in range(5)]
+    assert len(comparison.ours.times_ms) == len(comparison.against.times_ms) == 5
 
 
 def test_frames_are_read_once_and_only_when_their_turn_comes() -> None:
@@ -154,17 +154,29 @@ def test_frames_are_read_once_and_only_when_their_turn_comes() -> None:
 
     calls: list[str] = []
     comparison = Comparison(*sides(lambda _: 10, calls))
-    for frame in warmed(comparison, source()):
-        assert read == list(range(max(frame.index + 1, WARM_UP)))
-        comparison.take(frame)
+    for run in runs(warmed(comparison, source()), 3):
+        assert read == list(range(max(run[-1].index + 1, WARM_UP)))
+        comparison.take(run)
     assert list(comparison.numbers) == list(range(12))
+
+
+def test_what_breaks_the_source_comes_after_the_frames_before_it() -> None:
+    def source() -> Iterator[Frame]:
+        yield from frames(5)
+        raise SharedBBError("torn cable")
+
+    found = runs(source(), 4)
+    assert [len(next(found)), len(next(found))] == [4, 1]
+    with pytest.raises(SharedBBError, match="torn cable"):
+        next(found)
+    assert [len(run) for run in runs(frames(8), 4)] == [4, 4]
+    assert not list(runs([], 4))
 
 
 def test_work_saved_and_what_became_of_it() -> None:
     ours, against = sides(lambda _: 10, [], {"mode": "bounded", "work": 0.25})
     comparison = Comparison(ours, against)
-    for frame in frames(4):
-        comparison.take(frame)
+    comparison.take(frames(4))
     for place in range(4):
         ours.times_ms[place], against.times_ms[place] = 5.0, 10.0
     told = comparison.to_dict("clip")
@@ -178,8 +190,8 @@ def test_the_worst_frame_is_the_worst_and_its_pictures_are_kept() -> None:
     present = np.random.default_rng(3).integers(2, 10, 60)
     present[47] = 1
     comparison = Comparison(*sides(lambda frame: present[frame.index], []), WorstFrames(kept=3, apart=5))
-    for frame in frames(60):
-        comparison.take(frame)
+    for run in runs(frames(60)):
+        comparison.take(run)
     told = comparison.to_dict()
     shares = 2 * present / (present + 10)
     assert told["heads"]["scene"]["worst_frame"] == 47
@@ -195,8 +207,7 @@ def test_the_worst_frame_is_the_worst_and_its_pictures_are_kept() -> None:
 def test_of_neighbours_only_the_worst_is_kept_and_of_equal_answers_none() -> None:
     present = [10, 9, 8, 7, 8, 9, 10, 10, 10, 10, 10, 10, 6, 10]
     comparison = Comparison(*sides(lambda frame: present[frame.index], []), WorstFrames(kept=4, apart=4))
-    for frame in frames(len(present)):
-        comparison.take(frame)
+    comparison.take(frames(len(present)))
     assert comparison.worst is not None
     assert [shot.frame for shot in comparison.worst.of("scene")] == [12, 3]
     assert comparison.worst.of("other") == ()
@@ -206,7 +217,7 @@ def test_heads_that_cannot_be_compared() -> None:
     ours, against = sides(lambda _: 10, [])
     vars(against.engine)["names"] = tuple("zbcdefghij")
     with pytest.raises(SharedBBError, match=r"head scene: answers about a, b, .* with those about z, b"):
-        Comparison(ours, against).take(frames(1)[0])
+        Comparison(ours, against).take(frames(1))
 
 
 def test_two_without_a_common_head() -> None:
