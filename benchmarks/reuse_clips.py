@@ -23,7 +23,7 @@ ALL_STATIC = (
 )
 STATIC = ("static-highway.avi", "static-carpark.mp4", "static-hall.mp4", "static-bottles.mp4")
 MOVING = ("moving-dashcam.mp4", "moving-bedroom.mp4", "moving-bikes.mp4", "moving-cartoon.mp4", "cuts.mp4")
-CLIP_FRAMES, STATIC_FRAMES, MOVING_FRAMES, FLOOR_FRAMES = 60, 80, 200, 40
+CLIP_FRAMES, STATIC_FRAMES, MOVING_FRAMES, FLOOR_FRAMES = 60, 200, 200, 40
 BUDGETS = (0.02, 0.05)
 MODES: Mapping[str, Mapping[str, Any]] = {
     "off": {},

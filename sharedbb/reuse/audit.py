@@ -51,7 +51,9 @@ class Trust:
 
     ``scale`` multiplies all thresholds; ``clock`` is how many frames a change may wait whose stage is computed whole,
     and how many a key frame may serve. ``pause`` counts the frames for which nothing is reused, since the tightest
-    thresholds did not keep the budget; it doubles each time. ``longest`` and ``shortest`` bound the clock.
+    thresholds did not keep the budget; it doubles each time, and so do the frames in full after which, at a clock of 1,
+    one of 2 is tried again; it ``probes`` until an audit has told what comes of it. ``longest`` and ``shortest`` bound
+    the clock.
 
     ``horizon``: frames after which one in full is due again, however little each of them changed: what stays below the
     thresholds adds up.
@@ -69,12 +71,14 @@ class Trust:
     broken: int = 0
     pause: int = 0
     is_paused: bool = False
+    probes: bool = False
     horizon: int = FIRST_HORIZON
     floor: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
     _floors: int = 0
     _judged: dict[str, float] = field(default_factory=dict)
     _next_pause: int = FIRST_PAUSE
+    _unseen: int = 0  # frames in full since the last audit
 
     def allow(self, floor: Mapping[str, float]) -> None:
         """Take in what noise alone changed of a frame's answers."""
@@ -95,6 +99,7 @@ class Trust:
         the shortest one nothing ever waits. ``age``: frames since the last one in full.
         """
         self.audits += 1
+        self._unseen, self.probes = 0, False
         for head, share in errors.items():
             reported, judged = self.error.get(head, share), self._judged.get(head, 0.0)
             self.error[head] = reported + (share - reported) * LATEST
@@ -130,14 +135,25 @@ class Trust:
     def _tighten(self) -> None:
         if self.scale == TIGHTEST and self.clock == self.shortest:
             self.pause = self._next_pause
-            self._next_pause = min(LONGEST_PAUSE, self._next_pause * 2)
+            self._double()
         self.scale = max(TIGHTEST, self.scale * TIGHTER)
         self.clock = max(self.shortest, self.clock - 1)
+
+    def _double(self) -> None:
+        """Have the next try come twice as late."""
+        self._next_pause = min(LONGEST_PAUSE, self._next_pause * 2)
 
     def tick(self) -> None:
         """A new frame has come."""
         self.is_paused = self.pause > 0
         self.pause = max(0, self.pause - 1)
+
+    def spared_nothing(self) -> None:
+        """A frame was computed in full. Where nothing may wait that is nearly all of them: waiting is tried again."""
+        self._unseen += not self.is_paused
+        if self.clock == 1 < self.longest and self._unseen >= self._next_pause:
+            self.clock, self._unseen, self.probes = 2, 0, True
+            self._double()
 
 
 class Walk:

@@ -14,12 +14,12 @@ from sharedbb.types import Geometry, Size
 
 SCALE = 4  # flow is measured at a quarter of the network's resolution
 FINEST = 1  # halvings of that at which patches find their place: the last step costs three times all others together
-PATCH = 8  # pixels of a patch's side
+PATCH = 6  # pixels of a patch's side
 AROUND = 2  # cells around what changed in which motion is looked for, too
 LEAST_SIDE = 12  # cells of the part of a picture in which motion is looked for: a smaller one hides fast motion
 SIDE_STEP = 4  # cells by which such parts differ in size: each size has its own buffers
 MOST_CHANNELS = 128  # that OpenCV moves at once
-DESCENTS = 60  # steps of each patch towards its place
+DESCENTS = 50  # steps of each patch towards its place
 ROUNDS = 2  # of looking up the motion at the place where a box has gone to
 MOST_GROWTH = 1.5  # of a box from the key frame on, either way
 LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed

@@ -216,6 +216,8 @@ class Memory:
         if chosen in ("dense", "key"):
             with profiler.span(self._all.facts.name):
                 self.compute_all()
+            if chosen == "dense":
+                self.trust.spared_nothing()
         elif chosen == "partial":
             self._compute_changed(set(heads), timestamp, profiler)
         elif chosen == "warped":
@@ -376,7 +378,7 @@ class Memory:
     def is_audited(self, mode: str) -> bool:
         """Whether it is the turn of the frame at hand, computed in this mode, to be computed in full as well."""
         self._waited = self._dirty is not None or any(part.pending is not None for part in self.parts)
-        chosen = self._canary.turn(mode)
+        chosen = self._canary.turn(mode) or (self.trust.probes and self._waited and mode != "warped")
         return chosen or (self._bargain.audit > 0 and mode != "warped" and self._since_full >= self.trust.horizon)
 
     def learn(self, mode: str, errors: Mapping[str, float]) -> None:

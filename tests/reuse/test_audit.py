@@ -198,6 +198,31 @@ def test_what_the_tightest_do_not_keep_is_given_up_for_longer_and_longer(shortes
     assert _paused_frames(trust) == FIRST_PAUSE
 
 
+def test_where_nothing_may_wait_waiting_is_tried_again_later_and_later() -> None:
+    """Frames that are all computed in full are not audited: what was learnt of them would stand for good."""
+    trust, found = Trust(BUDGET, clock=2), []
+    for _ in range(4):
+        trust.learn(GROSSLY)
+        assert trust.clock == 1
+        frames = 0
+        while trust.clock == 1:
+            trust.tick()
+            trust.spared_nothing()
+            frames += 1
+        assert trust.clock == 2
+        assert trust.probes
+        found.append(frames)
+    assert found == [FIRST_PAUSE * 2**step for step in range(4)]
+    trust.learn(COMFORTABLE)
+    assert not trust.probes
+    trust.learn(GROSSLY)
+    trust.learn(GROSSLY)
+    for _ in range(FIRST_PAUSE):
+        assert trust.clock == 1
+        trust.spared_nothing()
+    assert trust.clock == 2
+
+
 SHARES = st.one_of(st.floats(0.002, 1.0), st.sampled_from([0.005, 1 / 49, 0.05, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0]))
 
 

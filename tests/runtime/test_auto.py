@@ -177,8 +177,9 @@ def test_motion_that_breaks_the_budget_is_computed_in_full(programs: tuple[Progr
     engine = _engine(programs[0], audit=0.3, budget=1e-4)
     results = _steps(engine, _pan(160))
     modes = _modes(results[60:])
-    assert modes["warped"] + modes["audit"] <= 10
-    assert modes["dense"] + modes["key"] >= 90
+    assert modes["warped"] <= 9
+    assert modes["audit"] <= 2  # of moving, and of waiting, which was given up as well
+    assert modes["dense"] + modes["key"] + modes["audit"] >= 90  # all with answers of a full run
     assert _modes(results[:30])["audit"] > 0
 
 
