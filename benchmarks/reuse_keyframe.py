@@ -21,7 +21,7 @@ from sharedbb.types import Frame, FrameResult
 HEAD = "surface"
 """Answers with the classes of the labels, in their order; a label beyond them is void."""
 
-PICTURES_PER_SECOND = 15
+PICTURES_PER_SECOND, PASSES = 15, 3
 KEY_EVERY, CLIP_KEY_EVERY = (2, 3, 4, 5, 8), (2, 3, 4, 5)
 FRESH = (0, 8)
 BUDGETS = (0.02, 0.05)
@@ -117,8 +117,12 @@ def measure(setup: Setup) -> Section:
 
 
 def _on_labels(ours: sb.Engine, dense: sb.Engine, drive: Labelled) -> dict[str, Any]:
-    scored = Scored(drive)
-    return {**versus(ours, dense, drive.frames, scored), **scored.summary()}
+    """A drive is short: of PASSES along it, the one whose speedup is the median."""
+    passes = []
+    for _ in range(PASSES):
+        scored = Scored(drive)
+        passes.append({**versus(ours, dense, drive.frames, scored), **scored.summary()})
+    return sorted(passes, key=lambda row: row["speedup"])[PASSES // 2]
 
 
 def _numbers(rows: Mapping[str, Mapping[str, Any]], clips: Mapping[str, Mapping[str, Any]]) -> dict[str, Number]:
