@@ -67,8 +67,9 @@ def test_the_fastest_key_frames_within_the_loss_count() -> None:
     }
     clips = {"key every 2": row(1.4, objects=0.95), "key every 5": row(2.9, objects=0.85)}
     found = reuse_keyframe._numbers(rows, clips)
-    assert [number.measured for number in found.values()] == [2.6, None, 1.4, 0.6]
-    assert [number.is_met for number in found.values()] == [True, None, False, False]
+    assert [number.measured for number in found.values()] == [2.6, 1.5, None, 1.4, 0.6]
+    assert [number.goal for number in found.values()] == [2.5, 1.4, None, 2.5, 0.5]
+    assert [number.is_met for number in found.values()] == [True, True, None, False, False]
 
 
 def told(**rows: dict[str, Any]) -> dict[str, Any]:
