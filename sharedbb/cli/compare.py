@@ -112,19 +112,20 @@ def warmed(comparison: Comparison, frames: Iterable[Frame]) -> Iterator[Frame]:
 
 def runs(frames: Iterable[Frame], length: int = RUN) -> Iterator[list[Frame]]:
     """The frames, a few at a time; what breaks their source is raised after those that came before it."""
-    rest, broken = iter(frames), None
-    while broken is None:
+    rest = iter(frames)
+    while True:
         run: list[Frame] = []
+        broken: Exception | None = None
         try:
             run.extend(islice(rest, length))
         except Exception as error:  # whatever it is
             broken = error
         if run:
             yield run
+        if broken is not None:
+            raise broken
         if len(run) < length:
-            break
-    if broken is not None:
-        raise broken
+            return
 
 
 def finish(comparison: Comparison, source: str, files: Files, screen: Screen) -> None:

@@ -316,8 +316,9 @@ class Memory:
         """Whether all that the changes can touch would take about as long in parts as computing everything."""
         changed = {} if self._dirty is None else dict.fromkeys(self._planes, self._dirty)
         limit, total = AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf), 0.0
+        due = set(heads)
         for part in self.parts:
-            if not part.facts.heads or set(heads).isdisjoint(part.facts.heads):
+            if due.isdisjoint(part.facts.heads):
                 continue
             milliseconds, touched = part.foresee(changed)
             total += milliseconds
@@ -378,8 +379,10 @@ class Memory:
     def is_audited(self, mode: str) -> bool:
         """Whether it is the turn of the frame at hand, computed in this mode, to be computed in full as well."""
         self._waited = self._dirty is not None or any(part.pending is not None for part in self.parts)
-        chosen = self._canary.turn(mode) or (self.trust.probes and self._waited and mode != "warped")
-        return chosen or (self._bargain.audit > 0 and mode != "warped" and self._since_full >= self.trust.horizon)
+        chosen = self._canary.turn(mode)
+        if chosen or mode == "warped" or not self._bargain.audit:
+            return chosen
+        return self._since_full >= self.trust.horizon or (self.trust.probes and self._waited)
 
     def learn(self, mode: str, errors: Mapping[str, float]) -> None:
         """Take in how far the answers of a frame were off that was computed one way and then in full."""

@@ -187,6 +187,15 @@ def test_a_cell_s_class_is_its_largest_logit_and_the_first_of_equal_ones(classes
     np.testing.assert_array_equal(cells, logits.argmax(-1))
 
 
+def test_a_cell_without_a_number_still_has_one_of_the_classes() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    logits[1, 2], logits[3, 0, 1] = np.nan, np.nan
+    cells = SegmentationMap(logits, Geometry.fit(Size(16, 20), Size(16, 20)), ("a", "b", "c")).cells
+    sure = ~np.isnan(logits).any(2)
+    assert np.array_equal(cells[sure], logits.argmax(2)[sure])
+    assert cells.max() <= 2
+
+
 def test_changed_does_not_look_at_the_bars() -> None:
     logits = smooth_logits(5, (16, 24, 4))
     dense = as_map(logits, Geometry.fit(Size(32, 96), NETWORK))  # cells 3 to 13 are read

@@ -445,6 +445,22 @@ def test_what_would_take_as_long_in_parts_is_computed_in_full_at_its_turn(
     assert (held.modes.count("dense") > 15) != in_parts
 
 
+@pytest.mark.parametrize(("audit", "expected"), [(1e-9, "audit"), (0.0, "held")])
+def test_what_waits_while_waiting_is_tried_again_is_audited_at_once(
+    programs: tuple[Program, Program], audit: float, expected: str
+) -> None:
+    """Or never, where nothing is to be audited."""
+    held = Held(programs[0], tiles_ms=1e3, clock=8, audit=audit)
+    first, second, third = _clip(1, 3)
+    held.step(first)
+    held.step(second)
+    assert held.modes == ["dense", "held"]
+    held.memory.trust.probes = True
+    held.step(third)
+    assert held.modes[-1] == expected
+    assert held.memory.trust.probes == (expected == "held")
+
+
 def test_another_size_and_a_reset_begin_anew(programs: tuple[Program, Program]) -> None:
     held, plain = Held(programs[0]), Engine(programs[1])
     clip = list(_clip(10, 6))
