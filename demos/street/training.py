@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sharedbb.learn.batches import Batch
 from sharedbb.learn.distillation import parts_of
 from sharedbb.learn.judge import normalized
+from sharedbb.learn.precision import mixed
 from sharedbb.types import Normalization
 from street import steady
 from street.batches import Mix
@@ -142,7 +143,7 @@ class Trainer:
         return self._update(losses, rate)
 
     def _run(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        with mixed(network, self.device, self.recipe.bf16):
             raw: dict[str, Tensor] = network(normalized(images, self.normalization))
         return raw
 

@@ -26,6 +26,7 @@ from sharedbb.learn.data import Data
 from sharedbb.learn.distillation import Distiller, parts_of, watching
 from sharedbb.learn.judge import normalized
 from sharedbb.learn.losses import WEIGHTS, questions_of, tasks_of
+from sharedbb.learn.precision import mixed
 from sharedbb.learn.selection import Selection
 from sharedbb.spec import Pipeline
 
@@ -177,7 +178,7 @@ class Trainer:
         """What is minimised, and what it is the weighted sum of."""
         distiller = self.distiller
         images = normalized(batch.images, self.pipeline.input.normalization)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.course.bf16):
+        with mixed(self.module, self.device, self.course.bf16):
             watch = distiller is not None and distiller.watches
             with self.around(self.module), watching(self.module, watch) as features:
                 raw = self.module(images)
