@@ -95,7 +95,6 @@ def warm_up(engine: Engine, frames: int) -> None:
 
 def finish(engine: Engine, source: Source, files: Files, snapshots: Snapshots | None, screen: Screen) -> None:
     """Write what was measured, if there was a frame, and print it."""
-    engine.profiler.skip("main", source.skipped)
     recording = engine.profiler.recording()
     if not recording.summary.frames:
         return

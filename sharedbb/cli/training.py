@@ -97,19 +97,6 @@ def sets_of(texts: Sequence[str]) -> Sets:
     return tuple(found)
 
 
-def pools_of(sets: Sequence[tuple[Data, float | None]], batch: int) -> list[tuple[Data, float]]:
-    """The sets with their shares of a batch, each of at least a picture now and then. Raises DataError."""
-    found = shares_of(sets)
-    whole = sum(share for _, share in found)
-    for data, share in found:
-        if share / whole * batch < 0.5:
-            raise DataError(
-                f"{data.name} has a share of {share / whole:.2g} of a batch of {batch}: not one picture; "
-                "give it more (SET@SHARE) or raise --batch"
-            )
-    return found
-
-
 def crop_of(text: str | None) -> tuple[int, int] | None:
     """Height and width from ``HxW``. Raises CompressionError."""
     if text is None:
@@ -148,7 +135,7 @@ def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
         raise CompressionError("--patience needs pictures to validate on, and no set has a part val")
     origin = {"start": start, "validated": {"every": wanted.every, "patience": wanted.patience, "on": judges}}
     shares = [share for _, share in wanted.sets]
-    taught = pools_of(list(zip(sets.parts["train"], shares, strict=True)), wanted.course.batch)
+    taught = shares_of(list(zip(sets.parts["train"], shares, strict=True)))
     trainer = Trainer(network.copy(), wanted.course, taught, network.pipeline, origin=origin)
     training = Training(
         network,

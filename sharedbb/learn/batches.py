@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sharedbb.errors import DataError
@@ -18,6 +20,8 @@ from sharedbb.learn.labels import Asked
 from sharedbb.learn.losses import Task
 from sharedbb.spec import Input
 from sharedbb.types import Geometry, Size
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Pictures of one set, what their labels can ask of each head, and their share of every batch."""
+    """Pictures of one set, what their labels can ask of each head, and their share of the batches."""
 
     pictures: Sequence[Sample]
     questions: Mapping[str, Asked]
@@ -90,10 +94,9 @@ class Batches:
 
     def crop(self, step: int, slot: int, size: int, crop: tuple[int, int]) -> tuple[Sample, dict[str, Known]]:
         """The crop at one place of a batch of ``size``, and what is known of it."""
-        ends = np.rint(size * np.cumsum([pool.share for pool in self.pools]) / sum(pool.share for pool in self.pools))
-        place = int(np.searchsorted(ends, slot, side="right"))
-        pool, first = self.pools[place], int(ends[place - 1]) if place else 0
-        position = step * (int(ends[place]) - first) + slot - first
+        starts, taken = _divided(tuple(pool.share for pool in self.pools), step, size)
+        place = int(np.searchsorted(starts, slot, side="right")) - 1
+        pool, position = self.pools[place], int(taken[place]) + slot - int(starts[place])
         sample = pool.pictures[_shuffled(len(pool.pictures), position, self.seed)]
         geometry = self._geometry(sample)
         rng = np.random.default_rng((self.seed, step, slot))
@@ -102,6 +105,19 @@ class Batches:
 
     def _geometry(self, sample: Sample) -> Geometry:
         return Geometry.fit(Size(*sample.rgb.shape[:2]), self.input.network_size, self.input.fit)
+
+
+@lru_cache(maxsize=16)
+def _divided(shares: tuple[float, ...], step: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """At which of its places the pictures of each set begin in a batch, and how many of the set came in those before.
+
+    A share that is no whole number of pictures is rounded up in some batches and down in the others: each batch divides
+    its places by the shares from another offset on, and offsets at the golden ratio spread evenly.
+    """
+    bounds = np.round(size * np.cumsum((0.0, *shares)) / sum(shares), 9)
+    offsets = GOLDEN * np.arange(step + 1) % 1.0
+    at = np.ceil(bounds - offsets[:, None]).astype(np.int64)
+    return at[-1, :-1], np.diff(at[:-1], axis=1).sum(0)
 
 
 def _shuffled(count: int, position: int, seed: int) -> int:

@@ -25,14 +25,17 @@ BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # those without a length: 
 class Jpeg:
     """A JPEG file in memory, decoded at 1/2, 1/4 or 1/8 of its size, and once more in full where all of it is wanted.
 
-    A block's transform of fewer points gives nearly the mean of the pixels that each of them stands for. EXIF's
-    orientation is applied. ``size`` is that of the whole picture, as oriented.
+    A block's transform of fewer points gives nearly the mean of the pixels that each of them stands for. ``size`` is
+    that of the whole picture, as oriented.
     """
 
-    def __init__(self, data: NDArray[np.uint8], by: int) -> None:
-        """``data`` are the file's bytes, uint8; ``by`` divides both sides. Raises FrameError when it is damaged."""
-        self._data = data
-        self._reduced = _decoded(data, by)
+    def __init__(self, data: NDArray[np.uint8], by: int, *, oriented: bool = True) -> None:
+        """``data`` are the file's bytes, uint8; ``by`` divides both sides; ``oriented`` applies EXIF's orientation.
+
+        Raises FrameError when it is damaged.
+        """
+        self._data, self._oriented = data, oriented
+        self._reduced = self._decoded(by)
         self.size = Size(self._reduced.shape[0] * by, self._reduced.shape[1] * by)
 
     @classmethod
@@ -52,17 +55,16 @@ class Jpeg:
     def at_least(self, least: Size) -> NDArray[np.uint8]:
         """The picture as HWC uint8 BGR: as it was decoded where that is no smaller than ``least``, else in full."""
         height, width = self._reduced.shape[:2]
-        return self._reduced if height >= least.height and width >= least.width else _decoded(self._data, 1)
+        return self._reduced if height >= least.height and width >= least.width else self._decoded(1)
 
-
-def _decoded(data: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
-    try:
-        picture = cv2.imdecode(data, FLAGS[by])
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise FrameError("the JPEG picture is damaged")
-    return picture.view(np.uint8)
+    def _decoded(self, by: int) -> NDArray[np.uint8]:
+        try:
+            picture = cv2.imdecode(self._data, FLAGS[by] | (0 if self._oriented else cv2.IMREAD_IGNORE_ORIENTATION))
+        except cv2.error:
+            picture = None
+        if picture is None:
+            raise FrameError("the JPEG picture is damaged")
+        return picture.view(np.uint8)
 
 
 def reduction(size: Size, least: Size) -> int:

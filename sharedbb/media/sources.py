@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -116,6 +118,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 class PictureSource:
     """Picture files, arrays, tensors or frames, 25 to the second; sizes may differ.
 
+    A ``Frame`` keeps its time and number where they are later than those of the frame before.
+
     Files that cannot be read are skipped and counted. Those of 16 bits are brought to 8, grey ones to three channels,
     alpha is dropped, EXIF's orientation applied.
 
@@ -147,18 +151,23 @@ class PictureSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.skipped = 0
-        index = 0
+        index, last = 0, -math.inf
         for given in self._pictures:
             picture = _read(Path(given), self.at_least) if isinstance(given, Path | str) else given
             if picture is None:
                 self.skipped += 1
                 continue
-            time = index / PICTURES_PER_SECOND
+            due = index / PICTURES_PER_SECOND
+            due = due if due > last else last + 1 / PICTURES_PER_SECOND
             if isinstance(picture, Jpeg):
-                yield Frame(index, time, encoded=picture)
+                frame = Frame(index, due, encoded=picture)
             else:
-                yield Frame.of(picture, index=index, timestamp=time)
-            index += 1
+                frame = Frame.of(picture, index=index, timestamp=due)
+            if frame.index < index or not frame.timestamp > last:
+                time = frame.timestamp if frame.timestamp > last else due
+                frame = replace(frame, index=max(index, frame.index), timestamp=time)
+            yield frame
+            index, last = frame.index + 1, frame.timestamp
         if index == 0:
             reason = (
                 f"not a single picture can be read ({self.skipped} damaged)" if self.skipped else "no pictures in it"

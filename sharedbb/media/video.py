@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ CAMERAS: Mapping[str, tuple[str, str, dict[str, str]]] = {
 
 TEXT_ART = frozenset(("ansi", "bintext", "idf", "xbin"))  # what FFmpeg would make of a plain .txt: pictures of letters
 CAMERA_OVER_HTTP = "mpjpeg"
+FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -47,7 +49,8 @@ class VideoSource:
 
     Every iteration of a file starts at its first frame, with a decoder of its own; one of a live source goes on with
     what comes. ``skipped`` counts the damaged frames that the last iteration left out. Timestamps that are missing or
-    run backwards continue at the stream's rate. A rotation in the container's metadata is not applied: frames are as
+    run backwards continue at the stream's rate; while a live address is away, and for cameras over HTTP, which tell no
+    times, the machine's own clock counts. A rotation in the container's metadata is not applied: frames are as
     they were coded. With ``motion`` frames carry the motion vectors of their blocks (``Frame.video.side_data``), where
     the codec has them: H.264, MPEG-1, 2 and 4.
 
@@ -79,14 +82,14 @@ class VideoSource:
         self._address = address or name
         self._format = format_
         self._options = dict(options or {})
-        self._threads = "SLICE" if live else "AUTO"  # frame threads would hold back a frame each
+        self._is_live = live
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._opened: _Connection | None = self._connect()
         self.fps = self._opened.fps
         self.size = self._opened.size
         self.live = live or self._opened.format == CAMERA_OVER_HTTP
-        self._endless = live and self._opened.seconds is None
+        self._endless = self.live and self._opened.seconds is None
         self.frames = None if self._endless else self._opened.expected
 
     @classmethod
@@ -138,7 +141,7 @@ class VideoSource:
                     if picture is None:
                         self.skipped += 1
                         continue
-                    yield Frame(index, clock.at(picture.time), video=picture.video, encoded=picture.encoded)
+                    yield Frame(index, clock.at(picture.seconds), video=picture.video, encoded=picture.encoded)
                     index, fruitless = index + 1, 0
             broken = connection.broken
             connection = self._again(fruitless, broken) if self._endless else None
@@ -153,7 +156,7 @@ class VideoSource:
             raise SourceError(f"{self.name} breaks off after {index} frame{'s' * (index > 1)}: {broken}")
 
     def _connect(self) -> _Connection:
-        opened = _Connection(self.name, self._address, self._format, self._options, self._threads)
+        opened = _Connection(self.name, self._address, self._format, self._options, self._is_live)
         if self._motion:
             opened.export_motion()
         return opened
@@ -185,9 +188,7 @@ class _Connection:
     ``broken`` says after ``frames`` why there could be more of them; ``expected`` is how many the container announces.
     """
 
-    def __init__(
-        self, name: str, address: str, format_: str | None, options: Mapping[str, str], thread_type: str
-    ) -> None:
+    def __init__(self, name: str, address: str, format_: str | None, options: Mapping[str, str], live: bool) -> None:
         self.broken: str | None = None
         self._is_whole = False
         timeout: Any = (OPEN_SECONDS, READ_SECONDS)  # the stub knows Real only, which float is not
@@ -202,9 +203,10 @@ class _Connection:
         except SourceError:
             self._container.close()
             raise
-        self._stream.codec_context.thread_type = thread_type
-        self._stream.codec_context.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
         self.format = self._container.format.name
+        # Frame threads would hold back a frame each.
+        self._stream.codec_context.thread_type = "SLICE" if live or self._is_untimed else "AUTO"
+        self._stream.codec_context.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
 
     def export_motion(self) -> None:
         """Let the decoder hand over its blocks' motion vectors; to be called before the first frame."""
@@ -215,8 +217,15 @@ class _Connection:
         self._container.close()
 
     @property
+    def _is_untimed(self) -> bool:
+        """Whether the pictures come without times, at a rate that FFmpeg makes up."""
+        return self.format == CAMERA_OVER_HTTP
+
+    @property
     def fps(self) -> float | None:
         """Frames a second, None where it is unknown."""
+        if self._is_untimed:
+            return None
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         return rate if 0 < rate <= MOST_FPS else None
 
@@ -253,13 +262,15 @@ class _Connection:
                 yield None
                 continue
             cut = cut and not packet.size
+            end = max(end, _seconds(packet, packet.duration) or 0.0)
             for picture in self._decoded(packet, at_least):
-                end = max(end, picture.time or 0.0) if picture is not None else end
+                if picture is not None and self._is_untimed:
+                    picture.seconds = time.monotonic()
                 yield picture
         if cut:
             self.broken = self.broken or "its last frame is incomplete"
         elif self.broken is None and (announced := self._announced()) and end < announced * LEAST_SHOWN - SLACK_SECONDS:
-            self.broken = f"its last frame is at {end:.1f} s, and it should last {announced:.1f} s"
+            self.broken = f"its last frame ends at {end:.1f} s, and it should last {announced:.1f} s"
 
     def _announced(self) -> float | None:
         """When a Matroska file says that its video ends: its demuxer takes a file that was cut for a whole one."""
@@ -313,18 +324,19 @@ class _Connection:
         """
         if self._is_whole or not packet.size:
             return 1
-        stored = stored_size(np.frombuffer(bytes(packet), np.uint8))
-        fits = self._stream.codec_context.name == "mjpeg" and stored == self.size  # a field of two is half as high
+        stored, context = stored_size(np.frombuffer(bytes(packet), np.uint8)), self._stream.codec_context
+        full = context.color_range == FULL_RANGE or (context.pix_fmt or "").startswith("yuvj")  # as OpenCV takes it
+        fits = context.name == "mjpeg" and full and stored == self.size  # a field of two is half as high
         by = reduction(stored, at_least(stored)) if fits and stored is not None else 1
         self._is_whole = by == 1
         return by
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Picture:
     """What came of a packet: the container's seconds, and the decoder's frame or a JPEG picture."""
 
-    time: float | None
+    seconds: float | None
     video: av.VideoFrame | None = None
     encoded: Jpeg | None = None
 
@@ -332,11 +344,17 @@ class _Picture:
 def _reduced(packet: av.Packet[VideoStream], by: int) -> _Picture | None:
     """A packet of Motion JPEG decoded in part; None for a damaged one, such as one that was cut off."""
     try:
-        picture = Jpeg(np.frombuffer(bytes(packet), np.uint8), by)
+        picture = Jpeg(np.frombuffer(bytes(packet), np.uint8), by, oriented=False)
     except FrameError:
         return None
-    time = None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)
-    return _Picture(time, encoded=picture)
+    return _Picture(_seconds(packet), encoded=picture)
+
+
+def _seconds(packet: av.Packet[VideoStream], after: int | None = 0) -> float | None:
+    """When a packet is shown, so many units of its time later; None where it does not say."""
+    if packet.pts is None or packet.time_base is None:
+        return None
+    return float((packet.pts + (after or 0)) * packet.time_base)
 
 
 class _Clock:
@@ -346,19 +364,24 @@ class _Clock:
         self._step = 1.0 / fps if fps else 0.04
         self._origin: float | None = None
         self._last: float | None = None
+        self._seen: float | None = None
+        self._was_away = False
 
-    def at(self, time: float | None) -> float:
-        """A frame's seconds, from the container's time of it if there is one; always after the frame before."""
-        due = 0.0 if self._last is None else self._last + self._step
-        if time is not None and self._origin is None:
-            self._origin = time - due
-        seconds = due if time is None or self._origin is None else time - self._origin
+    def at(self, told: float | None) -> float:
+        """A frame's seconds, from what the container tells if it does; always after the frame before."""
+        due, now = 0.0 if self._last is None else self._last + self._step, time.monotonic()
+        if self._was_away and self._last is not None and self._seen is not None:
+            due = max(due, self._last + now - self._seen)
+        if told is not None and self._origin is None:
+            self._origin = told - due
+        seconds = due if told is None or self._origin is None else told - self._origin
         self._last = seconds if self._last is None or seconds > self._last else due
+        self._seen, self._was_away = now, False
         return self._last
 
     def restart(self) -> None:
-        """The container's times begin anew; the seconds go on."""
-        self._origin = None
+        """The container's times begin anew; the seconds go on, as many as pass on the machine until the next frame."""
+        self._origin, self._was_away = None, True
 
 
 def _video_stream(name: str, streams: av.container.streams.StreamContainer) -> VideoStream:

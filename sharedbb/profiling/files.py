@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from uuid import uuid4
 
 from sharedbb.errors import SinkError
 
@@ -20,7 +20,7 @@ def write_text(path: str | Path, text: str) -> None:
             target.write_bytes(data)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{os.getpid()}.part")
+        beside = target.with_name(f".{uuid4().hex}.part")
         try:
             beside.write_bytes(data)
             beside.replace(target)

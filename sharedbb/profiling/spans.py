@@ -218,12 +218,16 @@ class Profiler:
 
     def drop(self, stream: str, count: int = 1) -> None:
         """Count frames of a live source left out because the engine was late."""
+        if count < 1:
+            return
         with self._lock:
             self._dropped += count
             self._records.append(("mark", stream, -1, "frame", None, "dropped", perf_counter_ns(), 0))
 
     def skip(self, stream: str, count: int = 1) -> None:
         """Count damaged frames left out."""
+        if count < 1:
+            return
         with self._lock:
             self._skipped += count
             self._records.append(("mark", stream, -1, "frame", None, "skipped", perf_counter_ns(), 0))
@@ -327,7 +331,9 @@ class Profiler:
     def _take(self, span: Span, start: int, duration: int) -> None:
         """Book a span with known times in ns; children come before their parents; the lock is held."""
         kind = span._kind
-        if kind == "frame":
+        if kind == "frame" and span.why == "failed":
+            self._stage("frame").count("failed")
+        elif kind == "frame":
             self._latencies.add(duration)
             self._timeline.add(start, duration)
             self._begin = start if self._begin is None else min(self._begin, start)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -82,7 +83,8 @@ class Engine:
 
         ``picture``: HWC uint8 or float 0–1 array (``order`` says BGR or RGB), torch tensor (RGB), decoder's frame or
         ``Frame``. ``stream`` keeps the memories of several cameras apart. ``heads`` runs exactly these heads, due or
-        not; the others answer with what they last said. ``timestamp`` in seconds; without one, since the engine began.
+        not; the others answer with what they last said. ``timestamp`` in seconds; without one a ``Frame``'s own, or
+        since the engine began.
 
         Threads may call this at will: they take turns. Raises FrameError for a picture that cannot be read, a timestamp
         that is no number and unknown heads; the stream goes on afterwards.
@@ -133,12 +135,17 @@ class Engine:
             _reduced(opened, self.state(name).reading.intake),
             Prefetch(opened, self.program.queue, self.program.when_late, live) as frames,
         ):
-            dropped = 0
-            for frame in islice(frames, max_frames):
-                for _ in range(frames.dropped - dropped):
-                    self.profiler.drop(name)
-                dropped = frames.dropped
-                yield self.step(frame, stream=name)
+            try:
+                for frame in islice(frames, max_frames):
+                    self._count_lost(frames, name)
+                    yield self.step(frame, stream=name)
+            finally:
+                self._count_lost(frames, name)
+
+    def _count_lost(self, frames: Prefetch, stream: str) -> None:
+        dropped, skipped = frames.lost()
+        self.profiler.drop(stream, dropped)
+        self.profiler.skip(stream, skipped)
 
     @property
     def smaller(self) -> tuple[Program, ...]:
@@ -165,11 +172,13 @@ class Engine:
         return self.profiler.summary()
 
     def _frame(self, picture: Any, state: StreamState, timestamp: float | None, order: ColorOrder) -> Frame:
-        if timestamp is None:
-            timestamp = time.perf_counter() - self._started
-        if not math.isfinite(timestamp):
-            raise FrameError(f"a timestamp must be a number of seconds, got {timestamp}")
-        return Frame.of(picture, index=state.frames, timestamp=timestamp, order=order)
+        seconds = time.perf_counter() - self._started if timestamp is None else timestamp
+        frame = Frame.of(picture, index=state.frames, timestamp=seconds, order=order)
+        if timestamp is not None and frame.timestamp != timestamp:
+            frame = replace(frame, timestamp=timestamp)
+        if not math.isfinite(frame.timestamp):
+            raise FrameError(f"a timestamp must be a number of seconds, got {frame.timestamp}")
+        return frame
 
     def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
         if isinstance(heads, str):
@@ -288,7 +297,7 @@ class Engine:
         work, memory = 1.0, state.memory
         if memory is not None:
             work = memory.work()
-            self.profiler.computed(mode, work, memory.refreshed, memory.error)
+            self.profiler.computed(mode, work, memory.changes.refreshed, memory.error)
         error = self._stem_error(due, state, mode) if self.program.certificates else None
         return FrameResult(frame, state.geometry, dict(state.outputs), freshness, state.name, mode, work, error)
 

@@ -10,22 +10,18 @@ import numpy as np
 
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import Program, Session
-from sharedbb.reuse.audit import Canary, Trust, Walk
-from sharedbb.reuse.change import Array, ExactChange, NoisyChange, Picture, paste
-from sharedbb.reuse.motion import glance, is_cut
+from sharedbb.reuse.audit import Canary, Trust
 from sharedbb.reuse.policy import DEAR, Bargain, How, Sight, by_parts, how
-from sharedbb.reuse.regions import CELL, Mask, grid
+from sharedbb.reuse.regions import CELL, Mask
 from sharedbb.reuse.worth import Worth
+from sharedbb.runtime.changes import Changes
 from sharedbb.runtime.keys import KeyFrame
 from sharedbb.runtime.parts import Part
 from sharedbb.runtime.reading import Reading
 from sharedbb.runtime.trial import NoisyTrial
 from sharedbb.types import Frame, Geometry
 
-FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait for the clock
-LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
 TYPICAL = 0.9  # of a feature's blocks: what noise does to the rest is more than its tolerance
-PERHAPS_CUT = 0.3  # of the cells differ from the reference at a scene cut, at least
 SOONEST_KEY = 2  # frames from one key frame to the next, at least: with every frame a key, nothing would be learnt
 AS_GOOD_AS_WHOLE = 0.8  # of a dense frame's time: what is predicted to take as much is computed densely
 
@@ -47,6 +43,7 @@ class Memory:
         self._all = program.whole
         parts = by_parts(bargain.mode)
         self.reference = program.device.picture(program.size, program.planes) if parts else reading.picture
+        self.changes = Changes(program, bargain, reading, self.reference)
         self._planes = tuple(self.reference.planes)
         self.features: dict[str, Any] = dict(self.reference.features)
         self.parts = [Part(stage, program.device, program.size) for stage in program.stages]
@@ -64,18 +61,13 @@ class Memory:
 
     def reset(self) -> None:
         """Forget all pictures; buffers stay."""
-        size, bargain = self._program.size, self._bargain
+        bargain, keys = self._bargain, self._bargain.key_every
         self.known = False
-        keys = bargain.key_every
+        self.changes.reset()
         self.motion_trust = Trust(bargain.budget, keys, min(SOONEST_KEY, keys), clock=keys)
         self.trust = self.motion_trust if bargain.mode == "keyframe" else Trust(bargain.budget)
         self._canary = Canary(bargain.audit, bargain.seed)
-        self._walk = Walk(bargain.refresh, *grid(size))
-        self._exact = ExactChange(size) if bargain.mode == "exact" else None
-        self._noisy = NoisyChange(size)
         self._age, self._begun = 0, 0.0
-        self._dirty: Mask | None = None
-        self._dirty_since: float | None = None
         self._whole_heads: set[str] = set()
         self._part_heads: set[str] = set()
         self._macs = 0
@@ -83,9 +75,8 @@ class Memory:
         self._waited = False
         self._worth = Worth()
         self._frame: Frame | None = None
-        self.refreshed, self._faint = 0.0, False
         self._since_full = self._full_before = 0
-        self._looked = self._rekey = self._refreshes = False
+        self._looked = self._rekey = False
 
     def forget(self) -> None:
         """Trust no cached feature: the next frame is computed in full."""
@@ -94,39 +85,40 @@ class Memory:
     def observe(self, frame: Frame, geometry: Geometry, profiler: Profiler | NullProfiler) -> Sight:
         """Compare this frame's picture with what the cached features were computed from."""
         self._begun = time.perf_counter()
-        timestamp, self._frame, self.refreshed = frame.timestamp, frame, 0.0
+        timestamp, self._frame, changes = frame.timestamp, frame, self.changes
         self._age += 1
         self._since_full += 1
         self._worth.tick()
         for trust in self._trusts():
             trust.tick()
         if self._worth.is_crowded or not (self._divides or self._moves):
+            changes.skip()
             self._looked = self.known = False
             return Sight(False, 1.0, True, moves=False)
-        mask, self._looked = self._changes(profiler), True
+        changes.look(timestamp, self.known, self.trust.scale, profiler)
+        self._looked = True
         if not self.known:
             return Sight(False, 1.0, True, moves=self._moves)
-        self._dirty = mask if mask is not None and mask.any() else None
-        share, dirty = self._foreseen(), 0.0 if self._dirty is None else float(self._dirty.mean())
-        dear, faint = share > DEAR and self._exact is None, self._faint and self._dirty is not None
-        if self._dirty is None:
-            self._dirty_since = None
-        elif self._dirty_since is None:
-            self._dirty_since = timestamp
+        share = self._foreseen()
+        dear = share > DEAR and not self._is_exact
         return Sight(
             known=True,
-            dirty=dirty,
+            dirty=changes.share,
             crowded=share == 1.0,
             dear=dear,
-            faint=faint,
+            faint=changes.faint,
             tick=self._is_tick(),
             behind=any(part.pending is not None for part in self.parts),
-            overdue=self._refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
-            cut=self._is_cut(dirty),
+            overdue=changes.refreshes or any(self._is_overdue(since, timestamp) for since in self._waiting()),
+            cut=changes.is_cut(),
             age=self._age,
-            unexplained=self._unexplained(geometry, share == 1.0 or (dear and not faint)),
+            unexplained=self._unexplained(geometry, share == 1.0 or (dear and not changes.faint)),
             moves=self._moves,
         )
+
+    @property
+    def _is_exact(self) -> bool:
+        return self._bargain.mode == "exact"
 
     @property
     def _divides(self) -> bool:
@@ -144,67 +136,42 @@ class Memory:
         """Each once: where nothing is computed in parts, both are the same."""
         return [self.trust] if self.trust is self.motion_trust else [self.trust, self.motion_trust]
 
-    def _changes(self, profiler: Profiler | NullProfiler) -> Mask | None:
-        """The cells to take anew."""
-        if self._exact is not None:
-            self._reading.read(profiler)
-            return self._exact.look(_arrays(self._latest), _arrays(self.reference)) if self.known else None
-        if not self._bargain.glances:
-            self._reading.read(profiler)
-        levels = self._noisy.look(self._reading.glance(profiler))
-        mask: Mask = levels > self.threshold
-        self._faint = not (levels > FAINT * self.threshold).any()
-        due = self._walk.turn() if self._bargain.mode != "keyframe" else None
-        self._refreshes = due is not None
-        self.refreshed = 0.0 if due is None else float((due & ~mask).mean())
-        return mask if due is None else mask | due
-
     def _waiting(self) -> list[float | None]:
         """Since when changes wait to be computed."""
-        return [self._dirty_since, *(part.since for part in self.parts)]
+        return [self.changes.since, *(part.since for part in self.parts)]
 
     @property
     def threshold(self) -> float:
         """Grey levels above which a cell of the picture counts as changed."""
-        return max(LEAST_CHANGE, NOISE_FACTOR * self._noisy.noise) * self.trust.scale
+        return self.changes.threshold(self.trust.scale)
 
     @property
     def tolerance(self) -> dict[str, float]:
         """By feature, how far a number may be from what its segment makes of the cached features: 0 in exact mode."""
-        if self._exact is not None:
+        if self._is_exact:
             return {}
-        scale = self._noisy.noise * self.trust.scale
+        scale = self.changes.noise * self.trust.scale
         return {name: ripple * scale for name, ripple in self._ripple.items()}
 
     def _foreseen(self) -> float:
         """Share of a whole run that the stages which read the picture would take, 1 where one is computed whole."""
-        if self._dirty is None or self._bargain.mode == "keyframe":
+        if self.changes.dirty is None or self._bargain.mode == "keyframe":
             return 0.0
         if not self._divides:
             return 1.0
-        changed = dict.fromkeys(self._planes, self._dirty)
+        changed = dict.fromkeys(self._planes, self.changes.dirty)
         return max(min(1.0, part.foresee(changed)[0] / part.whole_ms) for part in self._readers[self._planes[0]])
-
-    def _is_cut(self, dirty: float) -> bool:
-        """Whether the picture shows another scene than the one before, of which ``dirty`` says how likely that is."""
-        if dirty < PERHAPS_CUT or self._exact is not None or self._noisy.before is None:
-            return False
-        return is_cut(glance(self._moving(self._noisy.small)), glance(self._moving(self._noisy.before)))
-
-    def _moving(self, small: Array) -> Array:
-        """A picture at half resolution as motion is looked for in it: RGB as it is, of other planes the luma."""
-        return small if len(self._planes) == 1 else np.ascontiguousarray(small[..., 0])
 
     def _unexplained(self, geometry: Geometry, much: bool) -> float | None:
         """Measure motion where answers may be moved along: what changed is ``much`` for computing it in parts."""
-        wanted = self._moves and (much or self._bargain.mode == "keyframe")
-        if not wanted or self._dirty is None or self.keys is None or self._age >= self._key_every():
+        changes, wanted = self.changes, self._moves and (much or self._bargain.mode == "keyframe")
+        if not wanted or changes.dirty is None or self.keys is None or self._age >= self._key_every():
             return None
         if self._rekey:
-            self.keys.remember(self._moving(self._noisy.reference))
+            self.keys.remember(changes.then)
             self._rekey = False
         assert self._frame is not None
-        return self.keys.measure(self._moving(self._noisy.small), self._dirty, self._noisy.noise, self._frame, geometry)
+        return self.keys.measure(changes.now, changes.dirty, changes.noise, self._frame, geometry)
 
     def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
         """Bring the cached features up to date, as far as the frame at hand is worth it."""
@@ -236,19 +203,15 @@ class Memory:
 
     def compute_all(self) -> None:
         """One dense run; features and reference are those of the latest picture."""
-        if self.reference is not self._latest:
-            for name, array in self._latest.planes.items():
-                self.reference.planes[name][...] = array
-            self._program.device.upload(self.reference)
+        self.changes.take_all(self._looked)
         if self._whole is None:
             self._begin()
         assert self._whole is not None
         self._whole(self._given())
         self._macs += self._all.facts.macs
         if self._looked:
-            self._noisy.adopt()
             self._begin_key()
-        self.known, self._age, self._dirty, self._dirty_since = self._looked, 0, None, None
+        self.known, self._age = self._looked, 0
         self._full_before, self._since_full = self._since_full, 0
         for part in self.parts:
             part.settle()
@@ -278,7 +241,7 @@ class Memory:
             if stride and name in self.features
         }
         self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *maps)}
-        if self._exact is None:
+        if not self._is_exact:
             self._calibrate(maps)
         if self._bargain.mode in ("keyframe", "auto"):
             self.keys = KeyFrame(self._program, self.features, self.patches, codec=self._bargain.by_codec)
@@ -300,12 +263,12 @@ class Memory:
     @property
     def wants_floor(self) -> bool:
         """Whether it is still to be found out what noise does to the answers."""
-        return self._exact is None and not self.trust.knows_floor
+        return not self._is_exact and not self.trust.knows_floor
 
     @property
     def knows_nothing(self) -> bool:
         """Whether no frame was looked at yet for what noise does to the answers."""
-        return self._exact is None and not self.trust.floor
+        return not self._is_exact and not self.trust.floor
 
     def allow(self, floor: Mapping[str, float]) -> None:
         """Take in what noise alone changed of the answers."""
@@ -314,7 +277,8 @@ class Memory:
 
     def _is_as_good_as_whole(self, heads: Collection[str]) -> bool:
         """Whether all that the changes can touch would take about as long in parts as computing everything."""
-        changed = {} if self._dirty is None else dict.fromkeys(self._planes, self._dirty)
+        dirty = self.changes.dirty
+        changed = {} if dirty is None else dict.fromkeys(self._planes, dirty)
         limit, total = AS_GOOD_AS_WHOLE * (self._all.facts.measured_ms or np.inf), 0.0
         due = set(heads)
         for part in self.parts:
@@ -330,18 +294,14 @@ class Memory:
 
     def _is_tick(self) -> bool:
         """Whether it is the turn of what can only be computed whole."""
-        return self._exact is not None or self._age >= self.trust.clock
+        return self._is_exact or self._age >= self.trust.clock
 
     def _compute_changed(self, due: set[str], timestamp: float, profiler: Profiler | NullProfiler) -> None:
         """Run what the changes can have touched, as far as its turn has come."""
-        if self._dirty is not None:
-            paste(_arrays(self._latest), _arrays(self.reference), self._dirty)
-            self._program.device.upload(self.reference)
-            self._noisy.adopt(self._dirty)
-            self._spread(
-                dict.fromkeys(self._planes, self._dirty), timestamp if self._dirty_since is None else self._dirty_since
-            )
-            self._dirty = self._dirty_since = None
+        taken = self.changes.take_dirty(timestamp)
+        if taken is not None:
+            dirty, since = taken
+            self._spread(dict.fromkeys(self._planes, dirty), since)
             self._begin_key()
         tolerance, tick, ran_whole = self.tolerance, self._is_tick(), False
         for part in self.parts:
@@ -378,7 +338,7 @@ class Memory:
 
     def is_audited(self, mode: str) -> bool:
         """Whether it is the turn of the frame at hand, computed in this mode, to be computed in full as well."""
-        self._waited = self._dirty is not None or any(part.pending is not None for part in self.parts)
+        self._waited = self.changes.dirty is not None or any(part.pending is not None for part in self.parts)
         chosen = self._canary.turn(mode)
         if chosen or mode == "warped" or not self._bargain.audit:
             return chosen
@@ -405,7 +365,7 @@ class Memory:
 
     def is_behind(self, head: str) -> bool:
         """Whether changes seen so far are missing from a head's answer."""
-        return self._dirty is not None or any(
+        return self.changes.dirty is not None or any(
             part.pending is not None and head in part.facts.heads for part in self.parts
         )
 
@@ -413,11 +373,6 @@ class Memory:
         """Share of a dense frame's multiply-adds spent since this was last asked."""
         spent, self._macs = self._macs, 0
         return spent / max(1, self._all.facts.macs)
-
-
-def _arrays(picture: Any) -> Picture:
-    """A picture's planes, without the axis of batches."""
-    return tuple(array[0] for array in picture.planes.values())
 
 
 def _in_tens(share: float) -> int:

@@ -29,6 +29,7 @@ class Prefetch:
         if size < 1:
             raise SharedBBError(f"a queue holds at least 1 frame, got {size}")
         self.dropped = 0
+        self._told = (0, 0)
         self._source = source
         self._size = size
         self._drops = live and when_late == "drop_oldest"
@@ -70,6 +71,12 @@ class Prefetch:
             yield frame
         if self._error is not None and not self._closed:
             raise self._error
+
+    def lost(self) -> tuple[int, int]:
+        """How many frames were dropped, and how many damaged ones the source left out, since this was last asked."""
+        now = self.dropped, int(getattr(self._source, "skipped", 0))
+        before, self._told = self._told, now
+        return now[0] - before[0], now[1] - before[1]
 
     def _run(self) -> None:
         try:

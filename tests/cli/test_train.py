@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from sharedbb import artifact
 from sharedbb.cli import training
 from sharedbb.cli.train import train
-from sharedbb.cli.training import crop_of, curves, pools_of, sets_of, weights_of
+from sharedbb.cli.training import crop_of, curves, sets_of, weights_of
 from sharedbb.cli.training_page import training_page
 from sharedbb.errors import CompressionError, DataError, SinkError
+from sharedbb.learn.batches import shares_of
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.network import Network
 from sharedbb.learn.training import CHECKPOINT
@@ -268,18 +269,16 @@ def test_shares_are_as_asked_and_by_pictures_otherwise() -> None:
     def of(count: int) -> Data:
         return Data.given(f"set of {count}", [Sample("p", np.zeros((4, 4, 3), np.uint8))] * count)
 
-    def shares(batch: int, *sets: tuple[int, float | None]) -> list[float]:
-        return [share for _, share in pools_of([(of(count), share) for count, share in sets], batch)]
+    def shares(*sets: tuple[int, float | None]) -> list[float]:
+        return [share for _, share in shares_of([(of(count), share) for count, share in sets])]
 
-    assert shares(8, (30, None)) == [1.0]
-    assert shares(8, (30, None), (10, None), (5, 0.2)) == pytest.approx([0.6, 0.2, 0.2])
-    assert shares(8, (30, 0.2), (10, 0.2)) == [0.2, 0.2]
+    assert shares((30, None)) == [1.0]
+    assert shares((30, None), (10, None), (5, 0.2)) == pytest.approx([0.6, 0.2, 0.2])
+    assert shares((30, 0.2), (10, 0.2)) == [0.2, 0.2]
     with pytest.raises(DataError, match=r"add up to 1\.2, and leave nothing to others"):
-        shares(8, (30, 0.6), (10, 0.6))
+        shares((30, 0.6), (10, 0.6))
     with pytest.raises(DataError, match="add up to 1, and leave nothing to others"):
-        shares(8, (30, 1.0), (10, None))
-    with pytest.raises(DataError, match=r"set of 1 has a share of 0\.01 of a batch of 8: not one picture"):
-        shares(8, (99, None), (1, None))
+        shares((30, 1.0), (10, None))
 
 
 def test_numbers_of_options_are_read() -> None:

@@ -89,6 +89,27 @@ def test_every_set_fills_its_share_and_each_of_its_pictures_comes_once_a_round(
     assert sorted(names[:6]) == sorted(names[6:12]) == [str(index) for index in range(6)]
 
 
+@pytest.mark.parametrize(
+    "shares", [(0.37, *[0.09] * 7), (0.2, 0.1, 0.7), (0.99, 0.01), (0.3, 0.15, 0.1, 0.073, 0.092, 0.091, 0.103, 0.091)]
+)
+def test_shares_that_are_no_whole_pictures_are_filled_over_the_batches(
+    taken: list[tuple[str, tuple[float, float]]], shares: tuple[float, ...]
+) -> None:
+    grey = np.zeros((32, 48, 3), np.uint8)
+    pools = [
+        Pool([Sample(f"{place} {index}", grey) for index in range(5)], {}, share) for place, share in enumerate(shares)
+    ]
+    for step in range(200):
+        Batches(pools, TASKS, INPUT).batch(step, 8, CROP)
+        for place, share in enumerate(shares):
+            count = sum(name.startswith(f"{place} ") for name, _ in taken)
+            assert abs(count - share / sum(shares) * len(taken)) < 3
+    for place in range(len(shares)):
+        names = [name for name, _ in taken if name.startswith(f"{place} ")]
+        for begin in range(0, len(names) - 5, 5):
+            assert len(set(names[begin : begin + 5])) == 5  # each once a round, whatever the batches
+
+
 def test_pictures_are_taken_at_the_scale_of_the_networks_input(taken: list[tuple[str, tuple[float, float]]]) -> None:
     for fit, size, scale, content in (
         ("letterbox", (32, 32), (2.0, 2.0), (64, 64)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,37 @@ class TestMotionJpeg:
         with open_source(self.video(tmp_path / "video.avi", (144, 208))) as source:
             source.at_least = TestFolder.needed
             assert [frame.video is not None for frame in source] == [True] * 6
+
+    def test_orientation_is_not_applied_as_the_decoder_does_not(self, tmp_path: Path) -> None:
+        path = tmp_path / "turned.avi"
+        with av.open(str(path), "w") as file:
+            stream: Any = file.add_stream("mjpeg", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 480, 640, "yuvj420p"
+            packet = av.Packet(oriented(stored(photo()), 6).tobytes())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 25)
+            file.mux(packet)
+        with open_source(path) as source:
+            (whole,) = source
+        with open_source(path) as source:
+            source.at_least = TestFolder.needed
+            (frame,) = source
+        assert frame.encoded is not None
+        assert frame.size == whole.size == Size(480, 640)
+        assert np.abs(frame.rgb().astype(int) - whole.rgb()).mean() < 2.0
+
+    def test_pictures_of_limited_range_come_as_the_decoder_gives_them(self, tmp_path: Path) -> None:
+        path = tmp_path / "limited.avi"
+        with av.open(str(path), "w") as file:
+            stream: Any = file.add_stream("mjpeg", rate=25, options={"strict": "-1"})
+            stream.height, stream.width, stream.pix_fmt = 480, 640, "yuv420p"
+            stream.codec_context.color_range = 1
+            black = av.VideoFrame.from_ndarray(np.zeros((480, 640, 3), np.uint8), format="rgb24")
+            file.mux(stream.encode(black))
+            file.mux(stream.encode())
+        with open_source(path) as source:
+            source.at_least = TestFolder.needed
+            (frame,) = source
+        assert frame.rgb().max() <= 2
 
     def test_a_picture_without_its_end_is_damaged(self, tmp_path: Path) -> None:
         path = self.video(tmp_path / "video.avi")

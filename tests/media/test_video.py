@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.codec.context import ThreadType
 from numpy.typing import NDArray
 
 from sharedbb.errors import SourceError
@@ -26,6 +28,24 @@ Clip = Callable[..., Path]
 FAST_START = (("movflags", "faststart"),)
 FRAGMENTED = (("movflags", "frag_keyframe+empty_moov"),)
 SHORT_GROUPS = (("g", "8"),)
+
+
+class Machine:
+    """Stands in for the machine's clock: every look at it takes ``pace`` seconds."""
+
+    def __init__(self, pace: float = 0.0) -> None:
+        self.now, self.pace = 1000.0, pace
+
+    def monotonic(self) -> float:
+        self.now += self.pace
+        return self.now
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    clock = Machine()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 @pytest.fixture(autouse=True)
@@ -148,11 +168,36 @@ def test_a_codec_without_vectors_is_read_all_the_same(clip: Clip) -> None:
     assert vectors(VideoSource(path, motion=True)) == [0] * 4
 
 
-def test_the_clock_goes_on_after_a_restart() -> None:
+def test_the_clock_goes_on_after_a_restart(machine: Machine) -> None:
     clock = module._Clock(None)
     assert [clock.at(3.0), clock.at(4.0)] == [0.0, 1.0]
     clock.restart()
     assert [clock.at(100.0), clock.at(100.5)] == pytest.approx([1.04, 1.54])
+    clock.restart()
+    machine.now += 33.0
+    assert [clock.at(7.0), clock.at(7.5), clock.at(None)] == pytest.approx([34.54, 35.04, 35.08])
+
+
+LASTING = [(".mkv", "libx264", Fraction(1, 5), 6, None), (".mkv", "libx264", Fraction(1), 1, None)]
+LASTING += [(suffix, codec, Fraction(25), 40, 4.0) for suffix, codec in ((".mkv", "libx264"), (".webm", "libvpx"))]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "rate", "count", "last"), LASTING)
+def test_a_file_whose_last_picture_stands_long_is_whole(
+    scene: Callable[..., Image], tmp_path: Path, suffix: str, codec: str, rate: Fraction, count: int, last: float | None
+) -> None:
+    path = tmp_path / f"lasting{suffix}"
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        frames = [av.VideoFrame.from_ndarray(scene(index, 48, 64), format="rgb24") for index in range(count)]
+        packets = [packet for frame in (*frames, None) for packet in stream.encode(frame)]
+        if last is not None:
+            final = max(packets, key=lambda packet: packet.pts)
+            final.duration = round(last / final.time_base)
+        for packet in packets:
+            file.mux(packet)
+    assert len(list(VideoSource.file(str(path)))) == count
 
 
 def test_a_stream_without_times_runs_at_its_rate(clip: Clip, tmp_path: Path) -> None:
@@ -380,7 +425,7 @@ class TestCameras:
         camera = ("lavfi", "testsrc=size=64x48:rate=25:duration=0.{}", {})
         monkeypatch.setattr(module, "CAMERAS", {"linux": camera, sys.platform: camera})
 
-    def test_a_camera_is_live_and_has_no_end(self, pattern: None) -> None:
+    def test_a_camera_is_live_and_has_no_end(self, pattern: None, machine: Machine) -> None:
         with VideoSource.camera(2) as camera:
             assert (camera.live, camera.frames, camera.fps, camera.size) == (True, None, 25.0, Size(48, 64))
             frames = list(islice(camera, 23))
@@ -397,7 +442,7 @@ class TestCameras:
     def test_frames_are_not_held_back_by_threads(self, pattern: None) -> None:
         with VideoSource.camera(2) as camera:
             assert next(iter(camera)).video is not None
-            assert camera._threads == "SLICE"
+            assert camera._connect()._stream.codec_context.thread_type is ThreadType.SLICE  # as the one it reads
 
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names a device of Linux")
     def test_no_camera(self) -> None:
@@ -453,7 +498,7 @@ class TestAddresses:
         assert forward(frames)
         assert "\n" not in error
 
-    def test_a_live_one_that_comes_back(self, server: Any, clip: Clip) -> None:
+    def test_a_live_one_that_comes_back(self, server: Any, clip: Clip, machine: Machine) -> None:
         source = VideoSource(server.address("twice", clip(".ts")), live=True)
         assert source.frames is None
         frames, error = until_it_breaks(source)
@@ -462,7 +507,9 @@ class TestAddresses:
         assert "broke off and did not come back" in error
         assert server.asked == ["twice"] * (2 + module.RECONNECTS)
 
-    def test_the_time_goes_on_where_a_live_one_comes_back_with_another(self, server: Any, clip: Clip) -> None:
+    def test_the_time_goes_on_where_a_live_one_comes_back_with_another(
+        self, server: Any, clip: Clip, machine: Machine
+    ) -> None:
         later = clip(".ts", first=5000)
         with av.open(str(later)) as container:
             assert next(container.decode(video=0)).time == pytest.approx(200, abs=2)
@@ -470,8 +517,10 @@ class TestAddresses:
         frames = iter(source)
         taken = list(islice(frames, 30))
         source._address = server.address("whole", later)
+        machine.now += 12.0
         taken += islice(frames, 30)
-        assert [frame.timestamp for frame in taken] == pytest.approx([index / 25 for index in range(60)])
+        assert [frame.timestamp for frame in taken[:30]] == pytest.approx([index / 25 for index in range(30)])
+        assert [frame.timestamp for frame in taken[30:]] == pytest.approx([13.16 + index / 25 for index in range(30)])
 
     def test_a_live_one_with_an_end_is_not_begun_again(self, server: Any, clip: Clip) -> None:
         source = VideoSource(server.address("whole", clip(container=FAST_START)), live=True)
@@ -479,16 +528,27 @@ class TestAddresses:
         assert len(list(source)) == 30
         assert server.asked == ["whole"]
 
-    def test_a_camera_that_sends_pictures_over_http(self, server: Any, clip: Clip, tmp_path: Path) -> None:
+    def test_a_camera_that_sends_pictures_over_http(
+        self, server: Any, clip: Clip, tmp_path: Path, machine: Machine
+    ) -> None:
         data = clip(".avi", "mjpeg", "yuvj420p").read_bytes()
         pictures = re.findall(rb"\xff\xd8\xff.*?\xff\xd9", data, re.DOTALL)
         head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
         path = tmp_path / "camera.mjpg"
         path.write_bytes(b"".join(head % len(picture) + picture + b"\r\n" for picture in pictures))
-        source = VideoSource(server.address("whole", path))
-        assert source.live
-        assert len(list(source)) == 30
-        assert server.asked == ["whole"]
+        source = VideoSource(server.address("twice", path))
+        assert (source.live, source.fps, source.frames) == (True, None, None)
+        assert source._opened is not None
+        assert source._opened._stream.codec_context.thread_type is ThreadType.SLICE
+        machine.pace, begun = 0.1, machine.now
+        frames, error = until_it_breaks(source)
+        assert len(frames) == 60  # it broke off once, and came back
+        assert "broke off and did not come back" in error
+        assert server.asked == ["twice"] * (2 + module.RECONNECTS)
+        # It tells no times, whatever rate FFmpeg makes up: those at which its pictures arrive count.
+        steps = np.diff([frame.timestamp for frame in frames])
+        assert steps.min() >= 0.1 - 1e-6
+        assert frames[-1].timestamp == pytest.approx(machine.now - begun, rel=0.1)
 
     def test_connections_without_a_frame_are_given_up(
         self, server: Any, clip: Clip, monkeypatch: pytest.MonkeyPatch

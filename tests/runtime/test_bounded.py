@@ -159,7 +159,7 @@ class Held:
     def check_reference(self, picture: Picture) -> None:
         """No cell differs from the reference by more than what counts as change, but those that wait for their turn."""
         now, reference = (_halved(one).astype(np.int16) for one in (picture, self.memory.reference.planes["input"][0]))
-        off, dirty = np.abs(now - reference).max(2), self.memory._dirty
+        off, dirty = np.abs(now - reference).max(2), self.memory.changes.dirty
         assert (dirty is None) == (self.modes[-1] != "held")
         if dirty is not None:
             off[dirty.repeat(CELL // 2, 0).repeat(CELL // 2, 1)] = 0

@@ -28,7 +28,7 @@ from sharedbb.program import HeadPlan, Program
 from sharedbb.reuse.change import halve
 from sharedbb.reuse.policy import Bargain
 from sharedbb.runtime import Engine
-from sharedbb.runtime.memory import LEAST_CHANGE
+from sharedbb.runtime.changes import LEAST_CHANGE
 from sharedbb.runtime.reading import Reading
 from sharedbb.spec import Input, Schedule
 from sharedbb.transforms.colour import Colour

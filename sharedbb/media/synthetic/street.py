@@ -24,6 +24,7 @@ Lighting = Literal["steady", "changing"]
 
 SIZE = Size(384, 640)
 OBJECTS = ("vehicle", "pedestrian", "cyclist", "sign")
+LEAST_FPS, MOST_FPS = 0.01, 1000.0
 SPEED = LANE_SPEED  # of a driving camera, which keeps its place in the traffic
 EYE = 1.5  # metres of the camera over the road
 SMALLEST_BOX = 12  # pixels of an object that must be seen for it to count
@@ -58,7 +59,7 @@ class StreetVideo:
     sensor's noise in grey levels, ``cuts`` the number of scene changes, spread evenly; ``lighting="changing"`` lets
     the brightness swing by a quarter.
 
-    Raises SourceError for sizes under 32×32, no frames, or more cuts than frames.
+    Raises SourceError for sizes under 32×32, no frames, more cuts than frames, and numbers out of range.
     """
 
     live = False
@@ -75,10 +76,12 @@ class StreetVideo:
         noise: float = 1.5,
         lighting: Lighting = "steady",
     ) -> None:
-        if min(size.height, size.width) < 32 or frames < 1 or not 0 <= cuts < frames or fps <= 0 or noise < 0:
+        counts = frames >= 1 and 0 <= cuts < frames and seed >= 0
+        if min(size.height, size.width) < 32 or not (counts and LEAST_FPS <= fps <= MOST_FPS and 0 <= noise <= 255):
             raise SourceError(
-                f"no street of {size}, {frames} frames, {cuts} cuts, {fps} fps, noise {noise}: sizes start at 32x32, "
-                "frames at 1, cuts are fewer than frames, fps is above and noise not below 0"
+                f"no street of {size}, {frames} frames, {cuts} cuts, {fps} fps, noise {noise}, seed {seed}: sizes "
+                f"start at 32x32, frames at 1, cuts are fewer than frames, fps lies in {LEAST_FPS:g}–{MOST_FPS:g}, "
+                "noise in 0–255, and no seed is below 0"
             )
         if motion not in get_args(Movement) or lighting not in get_args(Lighting):
             raise SourceError(f"motion must be one of {get_args(Movement)}, lighting one of {get_args(Lighting)}")
@@ -133,9 +136,9 @@ class StreetVideo:
         """Which scene a frame belongs to; it changes at a cut."""
         return index * (self._cuts + 1) // self._count
 
-    def camera_at(self, index: int) -> Camera:
-        """Where the camera is and looks at a frame."""
-        scene = self.scene_of(index)
+    def camera_at(self, index: int, scene: int | None = None) -> Camera:
+        """Where the camera is and looks at a frame, as if it were one of ``scene`` if that is given."""
+        scene = self.scene_of(index) if scene is None else scene
         random = np.random.default_rng([self._seed, scene, 0])
         x, sway = float(random.uniform(1.1, 1.6)), float(random.uniform(0, 6.28))
         time = index / self._rate
@@ -160,17 +163,12 @@ class StreetVideo:
     def _painted(self, index: int, *, labels: bool) -> Canvas:
         scene = Scene((self._seed, self.scene_of(index)), self._begin(self.scene_of(index)))
         time = index / self._rate
-        camera, following = self.camera_at(index), self._following(index)
+        # At a scene's last frame the camera that would follow without the cut.
+        camera, following = self.camera_at(index), self.camera_at(index + 1, self.scene_of(index))
         canvas = Canvas(self._size, labels=labels, haze=scene.haze, visibility=scene.visibility)
         surfaces = scene.surfaces(camera, time, 0.0 if self._motion == "drive" else CLEAR)
         paint_all(canvas, surfaces, (camera, time), (following, time + 1 / self._rate))
         return canvas
-
-    def _following(self, index: int) -> Camera:
-        """The next frame's camera; at a scene's last frame the one that would follow without the cut."""
-        if self.scene_of(min(index + 1, self._count - 1)) == self.scene_of(index) and index + 1 < self._count:
-            return self.camera_at(index + 1)
-        return self.camera_at(index)
 
     def _frame(self, index: int, canvas: Canvas) -> Frame:
         colors = canvas.colors
