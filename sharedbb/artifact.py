@@ -15,7 +15,7 @@ import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +135,11 @@ class Artifact:
             return restored(self.manifest.quantization, self._tensors(QUANTIZATION))
         except GraphError as error:
             raise ArtifactError(f"{self.path}: {error}") from error
+
+    def scheme_for(self, heads: Collection[str]) -> Scheme | None:
+        """The scheme for a network with these heads alone. Raises ArtifactError as ``scheme`` does."""
+        found = self.scheme
+        return found and replace(found, partial=not self.manifest.classes.keys() <= set(heads))
 
     def _read(self, reader: Callable[[bytes], Read]) -> Read:
         """What ``reader`` finds in the coded weights, its errors with the file's name."""
@@ -299,12 +304,25 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
             shapes = f"{tuple(stored[name].shape)}, the network needs {tuple(tensor.shape)}"
             raise WeightsError(f"{artifact.path} has {name!r} of shape {shapes}; do arch, channels and classes agree?")
     aside = tuple(f"heads.{name}." for name in artifact.manifest.classes if name not in heads)
+    aside += tuple(f"branches.{name}." for name in _branches(artifact.manifest) if name not in _branches_of(module))
     left_over = [name for name in stored if name not in own and not name.startswith(aside)]
     if left_over:
         raise WeightsError(
             f"{artifact.path} has {left_over[0]!r}, which the network does not ({len(left_over)} in all)"
         )
     module.load_state_dict({name: stored[name] for name in own})
+
+
+def _branches(manifest: Manifest) -> Collection[str]:
+    """The names of the branches that the artifact's pipeline has."""
+    told = manifest.pipeline.get("branches")
+    return told if isinstance(told, Mapping) else ()
+
+
+def _branches_of(module: torch.nn.Module) -> Collection[str]:
+    """The names of the branches that a network has."""
+    found: Any = getattr(module, "branches", None)
+    return set() if found is None else set(found.keys())
 
 
 def _plain(value: Any) -> Any:
@@ -405,7 +423,9 @@ def _manifest(path: Path, text: bytes) -> Manifest:
         plain = {name: dict(told[name]) for name in ("pipeline", "input", "report", "recipe")}
         plain |= {name: dict(told.get(name, {})) for name in ("structure", "quantization")}
         made = Manifest(str(told["kind"]), classes=classes, parts=parts, version=version, **plain)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not all(isinstance(head, Mapping) for head in dict(plain["pipeline"].get("heads", {})).values()):
+            raise TypeError("a head of the pipeline is not a mapping")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ArtifactError(f"{path}: {MANIFEST} lacks a field or has one of another type: {error}") from error
     if len({WEIGHTS, CODED_WEIGHTS} & parts.keys()) != 1:
         raise ArtifactError(f"{path}: {MANIFEST} lists no {WEIGHTS} (or {CODED_WEIGHTS}); the file is incomplete")

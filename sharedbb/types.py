@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -169,6 +170,19 @@ class Frame:
         assert self.pixels is not None
         return self.pixels if self.order == "rgb" else np.ascontiguousarray(self.pixels[..., ::-1])
 
+    def checked(self) -> Frame:
+        """The frame itself. Raises FrameError for no picture or several, unfit pixels, a time that is no number."""
+        given = sum(one is not None for one in (self.pixels, self.video, self.encoded))
+        if given != 1:
+            raise FrameError(f"a frame has exactly one of pixels, video and encoded, got {given} of them")
+        if self.pixels is not None:
+            shape, kind = np.shape(self.pixels), getattr(self.pixels, "dtype", type(self.pixels).__name__)
+            if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+                raise FrameError(f"a frame's pixels are HWC uint8 of three channels, got {kind} of shape {shape}")
+        if not _is_finite(self.timestamp):
+            raise FrameError(f"a timestamp must be a number of seconds, got {self.timestamp!r}")
+        return self
+
     @classmethod
     def of(cls, picture: Any, *, index: int = 0, timestamp: float = 0.0, order: ColorOrder = "bgr") -> Frame:
         """Wrap what a caller has: a ``Frame``, a decoder's frame, a NumPy array or a torch tensor.
@@ -192,6 +206,10 @@ class Frame:
         else:
             raise FrameError(f"cannot take a {type(picture).__name__} as a frame; give a NumPy array, tensor or Frame")
         return cls(index, timestamp, pixels=_three_channels(_as_uint8(array)), order=order)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _of_tensor(tensor: Any) -> NDArray[Any]:

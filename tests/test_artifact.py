@@ -251,6 +251,9 @@ def test_a_newer_version_is_named(file: Path) -> None:
         ({"parts": {"a": {"bytes": 1}}}, "another type"),
         ({"classes": [1]}, "another type"),
         ({"report": 3}, "another type"),
+        ({"parts": {"weights.safetensors": {"bytes": float("inf"), "sha256": ""}}}, "another type"),
+        ({"pipeline": {"heads": ["scene"]}}, "another type"),
+        ({"pipeline": {"heads": {"scene": ["tags"]}}}, "another type"),
     ],
 )
 def test_a_manifest_of_the_wrong_shape_is_refused(file: Path, change: dict[str, object], message: str) -> None:
@@ -447,6 +450,15 @@ def test_a_structure_that_does_not_fit_the_weights_is_refused(tmp_path: Path) ->
     told = replace(MADE, structure={"backbone.0": wide})
     artifact.save(tmp_path / "x.sbb", told, Tiny().state_dict())
     with pytest.raises(WeightsError, match=r"shape \(60000, 3, 3, 3\), stored: \(4, 3, 3, 3\)"):
+        artifact.load_weights(Tiny(), artifact.load(tmp_path / "x.sbb"), heads())
+
+
+@pytest.mark.parametrize("padding", [16_003, [1, 3], [0, 2]])
+def test_a_layer_that_pads_more_than_it_reaches_is_refused(tmp_path: Path, padding: Any) -> None:
+    shape = {"in_channels": 3, "out_channels": 4, "kernel_size": [3, 2]}
+    told = replace(MADE, structure={"backbone.0": {"type": "Conv2d", **shape, "padding": padding}})
+    artifact.save(tmp_path / "x.sbb", told, Tiny().state_dict())
+    with pytest.raises(WeightsError, match="reads far beyond its picture"):
         artifact.load_weights(Tiny(), artifact.load(tmp_path / "x.sbb"), heads())
 
 

@@ -16,7 +16,7 @@ from sharedbb.learn.judge import Quality, headline
 from sharedbb.learn.logbook import read_lines
 from sharedbb.learn.losses import questions_of
 from sharedbb.learn.network import Network
-from sharedbb.learn.start import begun
+from sharedbb.learn.start import artifact_of, begun
 from sharedbb.learn.survey import Examiner, part_of, unknown, usable
 from sharedbb.learn.trainer import Trainer
 from sharedbb.learn.training import Training, Watch
@@ -163,6 +163,8 @@ def _left_out(trainer: Trainer, judges: Mapping[str, str]) -> Iterator[str]:
             yield f"no set teaches {head}: it stays as it was, on a trunk that changes"
         elif head not in judges:
             yield f"no set has pictures to validate {head} on"
+        elif trainer.selection.validations and not any(head in one.headlines for one in trainer.selection.validations):
+            yield f"the pictures to validate on have nothing that {head} could find: it had no part in what was kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class _Sets:
             _check_known(pipeline, data)
             data.of("train")
             made._say(data, [*data.said, *unknown(pipeline, data)])
+        if wanted.test and not any(part_of(data, "test") for data in opened):
+            raise DataError("--test needs pictures to judge on, and no set has a part test")
         for data in opened:
             for part, found in made.parts.items():
                 if there := part_of(data, part):
@@ -213,7 +217,10 @@ def _of_heads(wanted: Wanted) -> Pipeline:
 
 def _begin(pipeline: Pipeline, start: Path | None) -> tuple[Network, str | None]:
     """The network to train, and what its weights are: those of ``start``, else the pipeline's, else random ones."""
-    weights = str(start) if start else pipeline.backbone.weights
+    if start is not None:
+        network = begun(pipeline, start)[0]
+        return network, artifact.digest(artifact_of(start))
+    weights = pipeline.backbone.weights
     if weights is None or not weights.endswith(artifact.SUFFIX):
         return Network.of(pipeline), weights
     return begun(pipeline, weights)[0], artifact.digest(weights)

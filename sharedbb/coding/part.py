@@ -68,7 +68,7 @@ def decode(data: bytes) -> dict[str, Tensor]:
     try:
         sizes = {str(lane): (int(packed), int(size)) for lane, (packed, size) in header["lanes"].items()}
         lengths = {str(group): int(length) for group, length in header["codebooks"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _faulty(error) from error
     if not all(0 <= length <= _BOOK_SIZE for length in lengths.values()):
         raise ArtifactError(f"coded weights: a codebook of more than {_BOOK_SIZE} values; do not trust this file")
@@ -204,7 +204,7 @@ def _entries(header: Mapping[str, Any]) -> dict[str, Entry]:
     """What the header says of each weight, checked."""
     try:
         return {str(name): Entry.parse(str(name), told) for name, told in header["tensors"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _faulty(error) from error
 
 

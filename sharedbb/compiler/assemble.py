@@ -235,4 +235,4 @@ def _network(pipeline: Pipeline) -> tuple[Any, Scheme | None]:
     bare = pipeline.backbone.model_copy(update={"weights": None})
     network = nets.build(pipeline.model_copy(update={"backbone": bare}))
     artifact.load_weights(network, loaded, pipeline.heads)
-    return network.eval(), loaded.scheme
+    return network.eval(), loaded.scheme_for(pipeline.heads)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,9 @@ from sharedbb.profiling.summary import installed_versions
 
 # Entries kept; the ones unused for longest go first.
 KEPT = 32
+
+# How entries are called while they are written, and after how long one that was not finished is taken for lost.
+UNFINISHED, LOST_SECONDS = "sharedbb-new-", 3600.0
 
 # What captures, converts and runs networks.
 COMPILING = ("torch", "torchvision", "openvino")
@@ -75,14 +80,29 @@ def write(name: str, described: Mapping[str, Any], blobs: Sequence[bytes]) -> No
     stored = {**described, "digests": [hashlib.sha256(blob).hexdigest() for blob in blobs]}
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix="new-", dir=folder()))
+        made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder()))
+    except OSError:
+        return
+    try:
         for position, blob in enumerate(blobs):
             (made / f"{position}.bin").write_bytes(blob)
         (made / "program.json").write_text(json.dumps(stored))
         shutil.rmtree(folder() / name, ignore_errors=True)
         made.rename(folder() / name)
-        entries = sorted((path for path in folder().iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        superfluous = _superfluous()
     except OSError:
-        return
-    for path in entries[: max(0, len(entries) - KEPT)]:
+        superfluous = [made]
+    for path in superfluous:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _superfluous() -> list[Path]:
+    """Entries beyond those kept, and ones that were never finished; what else lies in the folder is not ours."""
+    found = [(path.stat().st_mtime, path) for path in folder().iterdir() if path.is_dir()]
+    entries = sorted((since, path) for since, path in found if (path / "program.json").is_file() and _is_key(path.name))
+    lost = [path for since, path in found if path.name.startswith(UNFINISHED) and time.time() - since > LOST_SECONDS]
+    return [*(path for _, path in entries[: max(0, len(entries) - KEPT)]), *lost]
+
+
+def _is_key(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None

@@ -6,7 +6,8 @@ Limit of Network Quantization", ICLR 2017.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ def cluster(
     chosen = weighted_layers(module, layers, exclude)
     counts = _importances(network, list(chosen), data)
     coding, told = dict(network.coding), []
+    taken = {str(one["group"]) for one in network.coding.values() if one.get("group")}
     for key, names in _groups(chosen, group).items():
         kept = {name: _kept(chosen[name].weight, network.coding.get(f"{name}.weight", {})) for name in names}
         flat = np.concatenate([_array(chosen[name].weight)[kept[name]] for name in names])
@@ -64,7 +66,8 @@ def cluster(
         centres = kmeans(flat, levels, weights=weights, init=init, seed=seed)
         for name in names:
             told.append({"layer": name, "values": len(centres), **_move(chosen[name].weight, kept[name], centres)})
-            coding[f"{name}.weight"] = _coding(levels, None if group == "layer" else key, not kept[name].all())
+            book = None if group == "layer" else _unlike(key, taken)
+            coding[f"{name}.weight"] = _coding(levels, book, not kept[name].all())
     settings = {"bits": (levels - 1).bit_length(), "levels": levels, "group": group, "init": init, "seed": seed}
     settings |= {"layers": layers and list(layers), "exclude": list(exclude)}
     facts = {"layers": told, "weights": sum(layer.weight.numel() for layer in chosen.values())}
@@ -97,6 +100,12 @@ def _groups(layers: Mapping[str, Weighted], group: str) -> dict[str, list[str]]:
         key = {"layer": name, "shape": _shape(layer), "all": "all"}[group]
         found.setdefault(key, []).append(name)
     return found
+
+
+def _unlike(name: str, taken: Collection[str]) -> str:
+    """A name that no codebook has yet: ``all``, ``all 2``, ``all 3``."""
+    names = chain((name,), (f"{name} {turn}" for turn in count(2)))
+    return next(one for one in names if one not in taken)
 
 
 def _shape(layer: Weighted) -> str:

@@ -50,15 +50,15 @@ def distill(
     return train(trainer, network, "distill", checkpoint, progress)
 
 
-def student(teacher: Network, backbone: str, *, weights: str | None = None) -> Network:
-    """A network with the teacher's input and heads on another backbone, by its registered name.
+def student(network: Network, backbone: str, *, weights: str | None = None, teacher: Network | None = None) -> Network:
+    """A network with the input, neck and heads of ``network`` on another backbone, by its registered name.
 
     The backbone begins with ``weights`` (a torchvision name or a file) or at random; of the neck and the heads, what
-    has the teacher's shape begins as in the teacher.
+    has the teacher's shape begins as in the ``teacher``, which is ``network`` itself unless another is given.
 
     Raises RegistryError for an unknown backbone, CompressionError for one that lacks a stride, and WeightsError.
     """
-    offered, pipeline = BACKBONES[backbone].strides, teacher.pipeline
+    offered, pipeline = BACKBONES[backbone].strides, network.pipeline
     tapped = sorted({stride for head in pipeline.heads.values() for stride in head.taps})
     wanted = pipeline.neck.strides if pipeline.neck else tapped
     absent = [stride for stride in wanted if stride not in offered]
@@ -66,7 +66,7 @@ def student(teacher: Network, backbone: str, *, weights: str | None = None) -> N
         raise CompressionError(f"{backbone} has no features at stride {absent[0]}, only at {list(offered)}")
     changed = pipeline.backbone.model_copy(update={"arch": backbone, "weights": weights})
     made = Network.of(pipeline.model_copy(update={"backbone": changed}))
-    state, taught = made.module.state_dict(), teacher.module.state_dict()
+    state, taught = made.module.state_dict(), (teacher or network).module.state_dict()
     for name, tensor in state.items():
         known = taught.get(name)
         if not name.startswith("backbone.") and known is not None and known.shape == tensor.shape:

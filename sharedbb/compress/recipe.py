@@ -241,7 +241,7 @@ class _Running:
             **({"footage": footage} if (footage := self.recipe.data.model_dump()["footage"]) else {}),
             "calibrate": self.recipe.data.calibrate,
             "seed": self.recipe.seed,
-            "files": {name: _sha256(path) for name in FILES if (path := getattr(step, name, None))},
+            "files": {name: _sha256(path) for name, path in _files(step).items()},
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -309,6 +309,16 @@ def slower(speeds: Sequence[Speed]) -> tuple[str, ...]:
 def _marked(rows: Sequence[Row], fate: Fate) -> list[Row]:
     """The rows with another fate, save those that were refused before."""
     return [replace(row, fate=fate) if row.fate == "kept" else row for row in rows]
+
+
+def _files(step: AnyStep) -> dict[str, str]:
+    """The files that a step reads, by what they are to it."""
+    found = {name: path for name in FILES if (path := getattr(step, name, None))}
+    if teacher := getattr(step, "teacher", None):
+        found["teacher's weights"] = load(teacher).backbone.weights
+    if student := getattr(step, "student", None):
+        found["student's weights"] = student.weights
+    return {name: path for name, path in found.items() if path and (name in FILES or names_file(path))}
 
 
 def _sha256(path: str) -> str:

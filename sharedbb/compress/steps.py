@@ -191,7 +191,7 @@ def _distill(step: DistillStep, network: Network, bench: Bench) -> Network:
 
     teacher = Network.of(step.teacher) if step.teacher else bench.teacher
     if step.student:
-        made = student(teacher, step.student.arch, weights=step.student.weights)
+        made = student(network, step.student.arch, weights=step.student.weights, teacher=teacher)
         network = replace(made, steps=network.steps)
     settings = step.distill.model_dump() | _course(step, bench, CHECKPOINT)
     return distill(network, teacher, bench.train, footage=bench.footage, **settings)[0]

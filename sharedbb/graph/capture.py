@@ -23,6 +23,12 @@ from sharedbb.graph.ir import Graph, Node, Value, Weight, rewrite
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 PASS_THROUGH = DROPOUTS | {"detach", "alias", "clone", "contiguous", "lift_fresh_copy"}
 
+# ``mask &= ...`` and the like.
+IN_PLACE_WORDS = frozenset({"__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"})
+
+# Calls whose result depends on how their argument lies in memory, which a graph does not say.
+BY_MEMORY = ("aten.as_strided.", "aten.view_as_complex.", "aten.view.dtype")
+
 # Calls whose result shares memory with their first argument.
 VIEWS = frozenset(
     {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "slice", "select"}
@@ -69,7 +75,12 @@ def _kind(target: Any) -> str:
 
 
 def _is_in_place(kind: str) -> bool:
-    return kind.endswith("_") and not kind.endswith("__")
+    return (kind.endswith("_") and not kind.endswith("__")) or kind in IN_PLACE_WORDS
+
+
+def _functional(kind: str) -> str:
+    """What an in-place call is called when it leaves its argument alone."""
+    return kind.replace("__i", "__", 1) if kind in IN_PLACE_WORDS else kind[:-1]
 
 
 def _writes_where_others_read(exported: torch.export.ExportedProgram) -> bool:
@@ -149,11 +160,15 @@ class _Reader:
             return
         if kind.startswith(("_assert", "sym_constrain")):
             return
+        if op.startswith(BY_MEMORY):
+            raise GraphError(
+                f"{self.name}: {op} depends on how a tensor lies in memory; use reshape, slices or flatten"
+            )
         in_place = _is_in_place(kind)
         if in_place:
-            op = op.replace(f".{kind}.", f".{kind[:-1]}.")
+            op = op.replace(f".{kind}.", f".{_functional(kind)}.")
             operator_of(op)
-        elif kind in ("view", "_unsafe_view"):
+        elif op in ("aten.view.default", "aten._unsafe_view.default"):
             op = "aten.reshape.default"
         elif kind == "_native_batch_norm_legit_no_training":
             op, args, kwargs = "aten.batch_norm.default", (*args[:5], False, *args[5:7], False), ()
@@ -283,7 +298,10 @@ def operator_of(op: str) -> Any:
 
 def is_random(node: Node) -> bool:
     """Whether a call gives something else each time: a generator, or a dropout that was written to drop always."""
-    return node.kind in DROPOUTS or node.kind.startswith(("rand", "bernoulli", "normal", "multinomial", "poisson"))
+    if node.kind in DROPOUTS or node.kind.startswith(("rand", "bernoulli", "normal", "multinomial", "poisson")):
+        return True
+    tags = () if node.op == "input" else getattr(operator_of(node.op), "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
 
 
 def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -142,12 +142,17 @@ def folded_convolution(graph: Graph, norm: Node) -> Node | None:
     """The convolution that ``norm`` (an inference-mode batch norm) can be folded into, if it is there."""
     if norm.kind != "batch_norm" or norm.args[5] is not False or not isinstance(norm.args[0], Value):
         return None
-    if not all(isinstance(part, Weight) for part in norm.args[3:5]):
+    if not all(isinstance(part, Weight) for part in norm.args[3:5]) or _is_computed(norm.args[1:3]):
         return None
     before = graph.by_name[norm.args[0].name]
     if before.kind != "conv2d" or len(graph.users[before.name]) != 1 or before.name in graph.outputs.values():
         return None
-    return before if isinstance(before.args[1], Weight) else None
+    return None if _is_computed(before.args[1:3]) else before
+
+
+def _is_computed(parts: tuple[Any, ...]) -> bool:
+    """Whether the network works out one of these weights itself."""
+    return any(isinstance(part, Value) for part in parts)
 
 
 def fold(graph: Graph, convolution: Node, norm: Node) -> tuple[Tensor, Tensor]:

@@ -52,10 +52,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scheme:
-    """Grids by edge (see ``edges``), and constants that calibration corrected (biases), by edge as well."""
+    """Grids by edge (see ``edges``), and constants that calibration corrected (biases), by edge as well.
+
+    ``partial``: heads of the network that it was made for are left out, and with them perhaps some of the edges.
+    """
 
     grids: Mapping[str, Grid]
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+    partial: bool = False
 
 
 def is_rounding(node: Node) -> bool:
@@ -86,9 +90,9 @@ def edges(graph: Graph) -> Iterator[tuple[str, Node, int, Value | Weight]]:
 def quantized(graph: Graph, scheme: Scheme) -> Graph:
     """The graph, batch norms folded, with every edge of the scheme rounded and its constants in place.
 
-    Where the graph lacks a head of the scheme's, edges that are not there are passed over: that head, and what only it
-    needed, was left out. Otherwise GraphError is raised for them, as the scheme belongs to another network, and for a
-    grid or a constant that does not fit its operand.
+    Where the graph lacks a head of the scheme's, or that is ``partial``, edges that are not there are passed over: a
+    head, and what only it needed, was left out. Otherwise GraphError is raised for them, as the scheme belongs to
+    another network, and for a grid or a constant that does not fit its operand.
     """
     graph = fold_batch_norms(graph)
     wanted = {*scheme.grids, *scheme.constants}
@@ -97,7 +101,7 @@ def quantized(graph: Graph, scheme: Scheme) -> Graph:
         if name in wanted:
             wanted.discard(name)
             operands.setdefault(node.name, {})[place] = name
-    if wanted and _heads(wanted) <= _heads(node.origin for node in graph.nodes):
+    if wanted and not scheme.partial and _heads(wanted) <= _heads(node.origin for node in graph.nodes):
         raise GraphError(f"the quantization scheme rounds {min(wanted)!r}, which this network does not compute")
     nodes: list[Node] = []
     weights = dict(graph.weights)

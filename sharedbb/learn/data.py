@@ -93,8 +93,11 @@ class Data(Sequence[Sample]):
 
     ``classes``: the names of the labels' values, none without labels. ``depth``: whether there are distances.
     ``boxed``: labels are boxes, not maps. ``taught``: the heads of which teachers have said what they should answer.
-    ``said``: sentences for people, about pictures that were left out, say.
+    ``said``: sentences for people, about pictures that were left out, say. ``digest``: of all pictures with their
+    labels, once somebody has read them all (``survey.usable``), else "".
     """
+
+    digest = ""
 
     def __init__(
         self,
@@ -163,7 +166,9 @@ class Data(Sequence[Sample]):
     def taught_by(self, heads: Sequence[str], read: Callable[[Sample], Mapping[str, Known]]) -> Data:
         """The set with what teachers say of ``heads``: ``read`` gives it for a picture, when that is asked for."""
         items = [Item(item.part, partial(_taught, item, read), Memory(0)) for item in self._items]
-        return self._with(items, taught=tuple(dict.fromkeys((*self.taught, *heads))))
+        made = self._with(items, taught=tuple(dict.fromkeys((*self.taught, *heads))))
+        made.digest = self.digest
+        return made
 
     def _with(self, items: Sequence[Item], **changes: Any) -> Data:
         kept: dict[str, Any] = {"depth": self.depth, "boxed": self.boxed, "taught": self.taught, "said": self.said}

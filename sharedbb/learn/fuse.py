@@ -128,6 +128,12 @@ class _Fusing:
                     raise CompressionError(
                         f"head {head!r} is of type {ours.type!r}, its teacher {name!r} answers {theirs.type!r}"
                     )
+                length = getattr(ours, "dim", theirs.length)
+                if theirs.length and length != theirs.length:
+                    raise CompressionError(
+                        f"head {head!r} answers {length} numbers, its teacher {name!r} {theirs.length}; they must be "
+                        "equally many"
+                    )
                 names = artifact.class_names(ours)
                 if names != theirs.names:
                     raise CompressionError(
@@ -154,6 +160,7 @@ class _Fusing:
                 "start": _digest(self.start[0]),
                 "teachers": {name: _whatever_its_place(teacher) for name, teacher in self.teachers.items()},
                 "data": self.spec.data.model_dump(mode="json", exclude={"test"}),
+                "pictures": {role: [data.digest for data in self.sets[role]] for role in ("train", "val")},
                 "training": self.spec.training.model_dump(mode="json"),
                 "seed": self.spec.seed,
             }
@@ -222,7 +229,7 @@ class _Fusing:
     def _test(self, network: Network, file: Path) -> dict[str, Any]:
         """How the student does on the sets that are held out; worked out once for a student and its sets."""
         path = self.work / TEST
-        sets = {data.name: len(data) for data in self.sets["test"]}
+        sets = {data.name: [len(data), data.digest] for data in self.sets["test"]}
         decided_by = {"student": artifact.digest(file), "sets": sets}
         if path.exists() and (told := _read_json(path)).get("decided_by") == decided_by:
             found: dict[str, Any] = told["test"]

@@ -146,16 +146,23 @@ def known_by_labels(sample: Sample, questions: Mapping[str, Asked]) -> dict[str,
     return {name: known for name, known in found.items() if known is not None}
 
 
+def _metres(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distances, NaN where they are not known: where a map has 0, less, or no number."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+
+
 def _answer(sample: Sample, question: Asked) -> Known | None:
     labels = sample.labels
     match question.kind:
         case "depth":
-            return None if sample.depth is None else Metres(sample.depth)
+            return None if sample.depth is None else Metres(_metres(sample.depth))
         case "boxes" if sample.boxes is not None:
             return Objects(sample.boxes.of_classes(question.ids))
         case "tags" if sample.boxes is not None:
-            there = sample.boxes.classes[~sample.boxes.ignored]
-            return Present(np.isin(question.ids, there).astype(np.float32))
+            ignored = sample.boxes.ignored
+            there, perhaps = (np.isin(question.ids, sample.boxes.classes[which]) for which in (~ignored, ignored))
+            return Present(np.where(there, 1.0, np.where(perhaps, np.nan, 0.0)).astype(np.float32))
     if labels is None:
         return None
     match question.kind:

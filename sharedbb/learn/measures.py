@@ -131,9 +131,9 @@ class TagsMeasure(Measure):
 
     def add(self, truth: Present, ours: Any) -> None:
         """Count tags."""
-        there = truth.shares >= 0.5
-        self._tags.add(there, ours.answers)
-        self._ranked.add(there, ours.probabilities)
+        there, known = truth.shares >= 0.5, ~np.isnan(truth.shares)
+        self._tags.add(there, ours.answers, known)
+        self._ranked.add(there, ours.probabilities, known)
 
     def metrics(self) -> dict[str, Any]:
         """F1 at the head's threshold and average precision over all, each the mean over tags."""

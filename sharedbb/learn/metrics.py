@@ -225,9 +225,12 @@ class TagF1:
     def __post_init__(self) -> None:
         self.counts = np.zeros((3, self.tags), dtype=np.int64)
 
-    def add(self, truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> None:
-        """One picture: which tags hold and which were answered, bool [tags]."""
-        self.counts += np.stack((truth & predicted, predicted, truth))
+    def add(
+        self, truth: NDArray[np.bool_], predicted: NDArray[np.bool_], known: NDArray[np.bool_] | None = None
+    ) -> None:
+        """One picture: which tags hold and which were answered, bool [tags], and of which that is ``known``."""
+        counts = np.stack((truth & predicted, predicted, truth))
+        self.counts += counts if known is None else counts & known
 
     def f1(self) -> NDArray[np.float64]:
         """2 hits / (answered + true) of each tag; NaN for one that never was either."""
@@ -246,22 +249,29 @@ class TagPrecision:
     tags: int
     truths: list[NDArray[np.bool_]] = field(default_factory=list)
     probabilities: list[NDArray[np.float32]] = field(default_factory=list)
+    knowns: list[NDArray[np.bool_]] = field(default_factory=list)
 
-    def add(self, truth: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> None:
-        """One picture: which tags hold, and how probable each was said to be, both [tags]."""
+    def add(
+        self,
+        truth: NDArray[np.bool_],
+        probabilities: NDArray[np.float32],
+        known: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """One picture: which tags hold, how probable each was said to be, and of which it is ``known``, all [tags]."""
         self.truths.append(truth)
         self.probabilities.append(probabilities)
+        self.knowns.append(np.ones(self.tags, np.bool_) if known is None else known)
 
     def average_precision(self) -> NDArray[np.float64]:
         """Area under the precision envelope for each tag; NaN for one that never holds."""
         truths = np.array(self.truths, bool).reshape(-1, self.tags).T
         said = np.array(self.probabilities, np.float64).reshape(-1, self.tags).T
-        return np.array(
-            [
-                average_precision(scores, right, int(right.sum())) if right.any() else np.nan
-                for scores, right in zip(said, truths, strict=True)
-            ]
-        )
+        knowns = np.array(self.knowns, bool).reshape(-1, self.tags).T
+        found = []
+        for scores, right, known in zip(said, truths, knowns, strict=True):
+            true = int(right[known].sum())
+            found.append(average_precision(scores[known], right[known], true) if true else np.nan)
+        return np.array(found)
 
 
 @dataclass(slots=True)

@@ -57,7 +57,9 @@ class Network:
         artifact.load_weights(module, stored, found.heads)
         own = module.state_dict().keys()
         coding = {name: told for name, told in stored.coding.items() if name in own}  # not of heads left out
-        return cls(bare, module.eval(), stored.scheme, coding, StepReport.all_of(stored.manifest.recipe))
+        return cls(
+            bare, module.eval(), stored.scheme_for(found.heads), coding, StepReport.all_of(stored.manifest.recipe)
+        )
 
     def copy(self) -> nn.Module:
         """A deep copy of the module, for a step to work on."""

@@ -29,7 +29,9 @@ class StepReport:
         told = recipe.get("steps")
         if not isinstance(told, list) or not all(isinstance(one, Mapping) and one.keys() == _FIELDS for one in told):
             return ()
-        return tuple(cls(**{**one, "said": tuple(one["said"])}) for one in told)
+        if not all(isinstance(one["said"], list) for one in told):
+            return ()
+        return tuple(cls(**{**one, "said": tuple(map(str, one["said"]))}) for one in told)
 
 
 _FIELDS = {"step", "settings", "facts", "said"}

@@ -30,8 +30,13 @@ class Selection:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, step: int, headlines: Mapping[str, float], weights: Mapping[str, Tensor]) -> bool:
-        """Take note of a validation; whether it is the best, in which case ``weights`` are kept."""
+        """Take note of a validation; whether it is the best, in which case ``weights`` are kept.
+
+        As long as no head has anything, or nothing could be measured, none is the best.
+        """
         self.validations.append(Validation(step, dict(headlines)))
+        if self.best is None and not any(headlines.values()):
+            return False
         scores = self.scores()
         if self.best is not None and scores[-1] <= scores[self.best]:
             return False

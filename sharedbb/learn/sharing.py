@@ -95,7 +95,7 @@ class _Sharing:
     @cached_property
     def _decides_all(self) -> dict[str, Any]:
         """What decides everything."""
-        sets = [[data.name, len(data), data.classes, data.depth] for data in (self.train, self.val)]
+        sets = [[data.name, len(data), data.classes, data.depth, data.digest] for data in (self.train, self.val)]
         return {"trunk": digest(self.question.trunk), "data": sets}
 
     def _as_it_is(self, one: Specialist) -> _Known:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sharedbb import artifact
 from sharedbb.errors import DataError
-from sharedbb.learn.data import Data
+from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.judge import LOWEST_SCORE, Quality, judge
 from sharedbb.learn.losses import questions_of
 from sharedbb.learn.network import Network
@@ -26,11 +29,13 @@ LISTED = 5
 def usable(data: Data, tell: Callable[[float], None] = lambda share: None) -> Data:
     """The pictures of a set that can be read with their labels; ``said`` counts the others and names the first.
 
-    Reads all of them, and says as well which numbers labels have that no class has. ``tell`` is told the share done.
+    Reads all of them, from which it has their ``digest``, and says as well which numbers labels have that no class has.
+    ``tell`` is told the share done.
     Raises DataError where more than MOST_UNUSABLE cannot be used.
     """
     places, faults = list[int](), list[str]()
     unnamed: dict[int, int] = {}
+    read = hashlib.sha256(repr((data.classes, data.depth, data.boxed)).encode())
     for place in range(len(data)):
         try:
             sample = data[place]
@@ -38,6 +43,9 @@ def usable(data: Data, tell: Callable[[float], None] = lambda share: None) -> Da
             faults.append(str(error))
             continue
         places.append(place)
+        for array in _arrays(sample):
+            read.update(repr((array.shape, array.dtype.str)).encode())
+            read.update(np.ascontiguousarray(array).data)
         for number in sample.unnamed:
             unnamed[number] = unnamed.get(number, 0) + 1
         tell((place + 1) / len(data))
@@ -52,7 +60,18 @@ def usable(data: Data, tell: Callable[[float], None] = lambda share: None) -> Da
             f"labels have numbers that no class has, {_few(sorted(unnamed))}, in up to {max(unnamed.values())} of "
             f"{len(data)} pictures: they count as void, beside the {len(data.classes)} classes from 0 on"
         )
-    return data.only(places, *said)
+    found = data.only(places, *said)
+    found.digest = read.hexdigest()[:32]
+    return found
+
+
+def _arrays(sample: Sample) -> Iterator[NDArray[Any]]:
+    """Everything that a picture and its labels consist of."""
+    yield sample.rgb
+    yield np.zeros(0) if sample.labels is None else sample.labels
+    yield np.zeros(0) if sample.depth is None else sample.depth
+    if sample.boxes is not None:
+        yield from (sample.boxes.xyxy, sample.boxes.classes, sample.boxes.ignored)
 
 
 def part_of(data: Data, part: str) -> Data | None:

@@ -284,7 +284,10 @@ class Trainer:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the training, as JSON values: a checkpoint of others is refused."""
         network = self.pipeline.model_dump(mode="json", include=NETWORK)
-        data = {one.name: {"pictures": len(one), "share": share} for one, share in self.sets}
+        data = {
+            one.name: {"pictures": len(one), "share": share} | ({"digest": one.digest} if one.digest else {})
+            for one, share in self.sets
+        }
         return {**self.course.to_dict(), "data": data, "pipeline": network, **self.origin}
 
     def resume(self, path: Path) -> None:

@@ -8,7 +8,8 @@ them runs no code but their constructors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from reprlib import repr as short
 from typing import Any
 
@@ -174,10 +175,28 @@ def _build(path: str, described: Any, depth: int = 0) -> nn.Module:
         raise WeightsError(f"layer {path!r} is described as {short(kind)}; known are {', '.join(KINDS)}, Sequential")
     if not all(_is_small(value) for value in settings.values()):
         raise WeightsError(f"layer {path!r} is described with impossible values: {short(settings)}")
+    if not _is_sensible(settings):
+        raise WeightsError(f"layer {path!r} reads far beyond its picture: {short(settings)}; do not trust this file")
     try:
         return KINDS[kind][0](**settings)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise WeightsError(f"layer {path!r} cannot be a {kind} of {short(settings)}: {error}") from error
+
+
+def _is_sensible(settings: Mapping[str, Any]) -> bool:
+    """Whether a convolution pads no more than its kernel reaches, which bounds the size of what it answers."""
+
+    def pair(name: str, usual: int) -> list[int]:
+        value = settings.get(name, usual)
+        return value if isinstance(value, list) else [value] if isinstance(value, int) else []
+
+    reach = [(side - 1) * step for side, step in zip(pair("kernel_size", 1), _like(pair("dilation", 1)), strict=False)]
+    return all(most <= edge for most, edge in zip(pair("padding", 0), _like(reach), strict=False))
+
+
+def _like(values: list[int]) -> Iterable[int]:
+    """As they are, or a single one again and again."""
+    return repeat(values[0]) if len(values) == 1 else values
 
 
 def _is_small(value: Any) -> bool:

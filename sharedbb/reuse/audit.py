@@ -75,29 +75,30 @@ class Trust:
     horizon: int = FIRST_HORIZON
     floor: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
-    _floors: int = 0
+    _floors: dict[str, int] = field(default_factory=dict)
     _judged: dict[str, float] = field(default_factory=dict)
     _next_pause: int = FIRST_PAUSE
     _unseen: int = 0  # frames in full since the last audit
 
     def allow(self, floor: Mapping[str, float]) -> None:
         """Take in what noise alone changed of a frame's answers."""
-        self._floors += 1
         for head, share in floor.items():
-            known = self.floor.get(head, 0.0)
-            self.floor[head] = known + (share - known) / self._floors
+            known, count = self.floor.get(head, 0.0), self._floors.get(head, 0) + 1
+            self.floor[head], self._floors[head] = known + (share - known) / count, count
 
-    @property
-    def knows_floor(self) -> bool:
-        """Whether enough frames were looked at to know what noise does."""
-        return self._floors >= FLOORS
+    def knows_floor(self, head: str) -> bool:
+        """Whether enough frames were looked at to know what noise does to a head's answers."""
+        return self._floors.get(head, 0) >= FLOORS
 
     def learn(self, errors: Mapping[str, float], *, waited: bool = True, age: int = 0) -> bool:
         """Take in an audit's measured shares by head; returns whether the budget was kept.
 
         ``waited``: whether changes were waiting for their turn, so that the audit says something about the clock; at
-        the shortest one nothing ever waits. ``age``: frames since the last one in full.
+        the shortest one nothing ever waits. ``age``: frames since the last one in full. Without errors there is nothing
+        to learn.
         """
+        if not errors:
+            return True
         self.audits += 1
         self._unseen, self.probes = 0, False
         for head, share in errors.items():

@@ -22,6 +22,7 @@ LEAST_NOISE, MOST_NOISE = 1.0, 12.0  # grey levels within which the estimate is 
 QUIETEST = 0.3  # of the cells are taken to show noise alone
 NOISE_MEMORY = 0.1  # how far a look moves the estimate down; up it goes at once
 LOOKS = 4  # frames from one look at the noise to the next
+SUDDEN = 2.0  # times the noise: what a look finds beyond may be another scene
 
 
 class ExactChange:
@@ -49,7 +50,7 @@ class NoisyChange:
 
     ``look`` gives for each cell the largest difference of a channel from the reference in grey levels, ``adopt`` makes
     cells of the last picture seen the reference. ``noise`` is what the quieter cells differ by from one frame to the
-    next: the sensor's and the codec's own doing, estimated as the video goes along.
+    next: the sensor's and the codec's own doing, estimated as the video goes along, wherever ``believe`` is called.
     """
 
     def __init__(self, size: Size) -> None:
@@ -57,16 +58,20 @@ class NoisyChange:
         self._shape = (size.height // 2, size.width // 2, 3)
         self._now, self._before, self._reference, self._difference = (np.zeros(self._shape, np.uint8) for _ in range(4))
         self._seen = 0
+        self._sample: float | None = None
         self.noise = LEAST_NOISE
 
     def look(self, picture: Picture) -> Levels:
         """Differences from the reference, uint8 [rows, columns]."""
         self._now, self._before = self._before, self._now
         halve(picture, self._now)
-        if self._seen % LOOKS == 1:
-            self._estimate(self._against(self._before))
+        self._sample = _quiet(self._against(self._before)) if self._seen and self._seen % LOOKS == 1 else None
         self._seen += 1
         return self._against(self._reference)
+
+    def forget_last(self) -> None:
+        """The last picture seen is not the one before the next."""
+        self._seen = 0
 
     @property
     def before(self) -> Array | None:
@@ -96,11 +101,21 @@ class NoisyChange:
         cv2.absdiff(self._now, other, dst=self._difference)
         return largest(self._difference, CELL // 2)
 
-    def _estimate(self, levels: Levels) -> None:
+    @property
+    def rises(self) -> bool:
+        """Whether the last look found far more noise than is known: or another scene."""
+        return self._sample is not None and self._sample > SUDDEN * self.noise
+
+    def believe(self) -> None:
         """Follow the level that the quieter cells stay under: up at once, down slowly, since codecs pulse."""
-        quiet = float(np.partition(levels.ravel(), int(levels.size * QUIETEST))[int(levels.size * QUIETEST)])
-        quiet = min(max(quiet, LEAST_NOISE), MOST_NOISE)
-        self.noise += (quiet - self.noise) * (1.0 if quiet > self.noise else NOISE_MEMORY)
+        if self._sample is not None:
+            self.noise += (self._sample - self.noise) * (1.0 if self._sample > self.noise else NOISE_MEMORY)
+
+
+def _quiet(levels: Levels) -> float:
+    """The level that the quieter cells stay under."""
+    at = int(levels.size * QUIETEST)
+    return min(max(float(np.partition(levels.ravel(), at)[at]), LEAST_NOISE), MOST_NOISE)
 
 
 def halve(picture: Picture, into: Array) -> None:

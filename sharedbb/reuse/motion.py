@@ -221,15 +221,16 @@ def _grey(picture: NDArray[np.uint8]) -> Grey:
     return picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).view(np.uint8)
 
 
-def is_cut(now: Grey, before: Grey) -> bool:
+def is_cut(now: Grey, before: Grey, least: float = CUT_DIFFERENCE) -> bool:
     """Whether a new scene began between two small grey pictures uint8 [h, w].
 
-    At a cut a good part of the picture changes, much, and what changed does not correlate: a flash or a fade keeps the
-    correlation, noise is small, and of a pan most stays alike in so coarse a picture.
+    ``least``: grey levels by which what changed differs on average. At a cut a good part of the picture changes, much,
+    and what changed does not correlate: a flash or a fade keeps the correlation, noise is small, and of a pan most
+    stays alike in so coarse a picture.
     """
     difference = cv2.absdiff(now, before)
     changed = difference > NOTICED
-    if changed.mean() < CUT_SHARE or float(difference[changed].mean()) < CUT_DIFFERENCE:
+    if changed.mean() < CUT_SHARE or float(difference[changed].mean()) < least:
         return False
     one, other = (_standardised(picture[changed]) for picture in (now, before))
     return bool((one * other).mean() < CUT_LIKENESS)

@@ -91,10 +91,11 @@ class Sight:
     computed from. ``crowded``: whether the first segment would be computed whole; ``dear``: whether computing it in
     parts would take a good part of that. ``faint``: whether all changes are hardly above the threshold. ``tick``:
     whether it is the turn of what waits for its clock. ``behind``: whether earlier changes still wait. ``overdue``:
-    whether the last frame computed in full is older than allowed.
+    whether a change waits for longer than allowed, or a head's answer is older.
     ``cut``: whether a new scene began. ``age``: which frame after that one it is, from 1. ``unexplained``: share of the
     picture that its motion does not account for, None where that was not measured. ``moves``: whether answers may be
-    moved along: that has kept the budget and costs less than computing.
+    moved along: that has kept the budget and costs less than computing. ``outserved``: whether the key frame from which
+    they would be is older than allowed.
     """
 
     known: bool
@@ -109,6 +110,7 @@ class Sight:
     age: int = 0
     unexplained: float | None = None
     moves: bool = True
+    outserved: bool = False
 
 
 def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
@@ -127,7 +129,7 @@ def how(bargain: Bargain, sight: Sight, key_every: int) -> How:
         return "still"
     if moves:
         lost = sight.unexplained is not None and sight.unexplained > UNEXPLAINED
-        return "key" if lost or sight.overdue or sight.age >= key_every else "warped"
+        return "key" if lost or sight.overdue or sight.outserved or sight.age >= key_every else "warped"
     if (sight.crowded or sight.dear or sight.faint) and not (sight.tick or sight.overdue):
         return "held"
     return "dense" if sight.crowded else "partial"

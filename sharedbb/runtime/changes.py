@@ -10,13 +10,14 @@ from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import Program
 from sharedbb.reuse.audit import Walk
 from sharedbb.reuse.change import Array, ExactChange, NoisyChange, Picture, paste
-from sharedbb.reuse.motion import glance, is_cut
+from sharedbb.reuse.motion import CUT_DIFFERENCE, glance, is_cut
 from sharedbb.reuse.policy import Bargain
 from sharedbb.reuse.regions import Mask, grid
 from sharedbb.runtime.reading import Reading
 
 FAINT = 2.0  # times the threshold: where nothing changed by more, changes wait for the clock
 LEAST_CHANGE, NOISE_FACTOR = 6.0, 2.0  # grey levels that count as change: at least, and in levels of noise
+DARK_CUT = 12.0  # grey levels by which scenes may differ, at least: no noise does so over large parts
 PERHAPS_CUT = 0.3  # of the cells differ from the reference at a scene cut, at least
 
 
@@ -75,7 +76,10 @@ class Changes:
     def _above_noise(self, scale: float, profiler: Profiler | NullProfiler) -> Mask:
         if not self._bargain.glances:
             self._reading.read(profiler)
-        levels, threshold = self._noisy.look(self._reading.glance(profiler)), self.threshold(scale)
+        levels = self._noisy.look(self._reading.glance(profiler))
+        if not (self._noisy.rises and self._is_another_scene(DARK_CUT)):
+            self._noisy.believe()
+        threshold = self.threshold(scale)
         mask: Mask = levels > threshold
         self.faint = not (levels > FAINT * threshold).any()
         due = self._walk.turn() if self._bargain.mode != "keyframe" else None
@@ -84,8 +88,9 @@ class Changes:
         return mask if due is None else mask | due
 
     def skip(self) -> None:
-        """The frame at hand is not looked at."""
+        """The frame at hand is not looked at, or it lies in the input in another way than the one before."""
         self.refreshed = 0.0
+        self._noisy.forget_last()
 
     def take_all(self, looked: bool) -> None:
         """The frame at hand is the reference; ``looked`` says whether it was compared with the one before."""
@@ -111,9 +116,12 @@ class Changes:
 
     def is_cut(self) -> bool:
         """Whether the frame at hand shows another scene than the one before."""
-        if self.share < PERHAPS_CUT or self._exact is not None or self._noisy.before is None:
-            return False
-        return is_cut(glance(self.now), glance(_moving(self._noisy.before, self._reference)))
+        return self.share >= PERHAPS_CUT and self._exact is None and self._is_another_scene(CUT_DIFFERENCE)
+
+    def _is_another_scene(self, least: float) -> bool:
+        """Whether it does, its pictures that far apart in grey levels."""
+        before = self._noisy.before
+        return before is not None and is_cut(glance(self.now), glance(_moving(before, self._reference)), least)
 
     @property
     def now(self) -> Array:

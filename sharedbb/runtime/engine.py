@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from sharedbb.errors import FrameError
 from sharedbb.profiling import NullProfiler, Profiler, Summary
 from sharedbb.program import FramePlan, Program
 from sharedbb.runtime.memory import Memory
-from sharedbb.runtime.schedule import plan
+from sharedbb.runtime.schedule import is_outdated, plan
 from sharedbb.runtime.state import StreamState
 from sharedbb.runtime.streams import Prefetch
 from sharedbb.types import ColorOrder, Frame, FrameResult, StemError
@@ -115,7 +114,11 @@ class Engine:
             self._decode(due, state, frame)
             result = self._result(due, state, frame)
         else:
-            result = self._recall(due, state, state.memory, frame)
+            try:
+                result = self._recall(due, state, state.memory, frame)
+            except BaseException:
+                state.memory.forget()  # what was taken for computed may not be
+                raise
         state.frames += 1
         return result
 
@@ -160,11 +163,13 @@ class Engine:
 
     def reset(self, stream: str = "main") -> None:
         """Forget what a stream has seen, for example when its camera was moved."""
-        self.state(stream).reset()
+        with self._lock:
+            self.state(stream).reset()
 
     def close(self, stream: str) -> None:
         """Free a stream's buffers."""
-        self._states.pop(stream, None)
+        with self._lock:
+            self._states.pop(stream, None)
 
     @property
     def profile(self) -> Summary:
@@ -176,9 +181,7 @@ class Engine:
         frame = Frame.of(picture, index=state.frames, timestamp=seconds, order=order)
         if timestamp is not None and frame.timestamp != timestamp:
             frame = replace(frame, timestamp=timestamp)
-        if not math.isfinite(frame.timestamp):
-            raise FrameError(f"a timestamp must be a number of seconds, got {frame.timestamp}")
-        return frame
+        return frame.checked()
 
     def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
         if isinstance(heads, str):
@@ -218,28 +221,34 @@ class Engine:
 
     def _recall(self, due: FramePlan, state: StreamState, memory: Memory, frame: Frame) -> FrameResult:
         """A frame's answers with as little computed as the bargain allows."""
-        profiler, start = self.profiler, time.perf_counter()
+        profiler, moment = self.profiler, state.moment(frame.timestamp)
+        urgent = [head for head in due.due if is_outdated(self.program, moment, head)]
         with profiler.span("observe"):
             sight = memory.observe(frame, state.geometry, profiler)
-        mode: str = memory.follow(sight, due.due, frame.timestamp, profiler)
+        is_ready, start = memory.is_ready, time.perf_counter()
+        mode: str = memory.follow(sight, due.due, frame.timestamp, profiler, urgent)
+        if mode in ("dense", "key") and is_ready:
+            state.keep_pace(memory.whole_ms, (time.perf_counter() - start) * 1e3)
+        if mode == "still":  # nothing was left out for want of time
+            due = replace(due, due=(*due.due, *due.dropped), dropped=())
         with profiler.span("decode"):
             why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)
             if mode == "key":
                 self._answer(tuple(self.program.heads), state, memory)
-        if mode not in ("dense", "key") and memory.is_audited(mode):
+        if mode not in ("dense", "key") and due.due and memory.is_audited(mode):
             with profiler.span("audit"):
                 self._audit(mode, due, state, memory)
             mode, why = "audit", dict.fromkeys(self.program.heads, "full")
         if mode in ("dense", "key") and memory.knows_nothing:
-            self._measure_floor(state, memory)
+            self._measure_floor(due.due, state, memory)
         if mode != "warped" and memory.keys is not None:
-            memory.keys.outputs = dict(state.outputs)
+            answered = self.program.heads if mode == "key" else why
+            memory.keys.outputs.update((head, state.outputs[head]) for head in answered)
         for head in due.due:
             state.last_run[head] = (state.frames, frame.timestamp)
         for head, reason in why.items():
             if not memory.is_behind(head) and reason != "reused":
                 state.current[head] = (state.frames, frame.timestamp)
-        state.keep_pace(due.predicted_ms, (time.perf_counter() - start) * 1e3)
         return self._result(due, state, frame, why, mode)
 
     def _answer(self, heads: Sequence[str], state: StreamState, memory: Memory) -> dict[str, str]:
@@ -272,13 +281,15 @@ class Engine:
         self._answer(tuple(self.program.heads), state, memory)
         errors = {name: changed(served[name], state.outputs[name]) for name in due.due}
         memory.learn(mode, {name: error for name, error in errors.items() if error is not None})
-        self._measure_floor(state, memory)
+        self._measure_floor(tuple(self.program.heads), state, memory)
 
-    def _measure_floor(self, state: StreamState, memory: Memory) -> None:
-        """Find out how many of a dense frame's answers one grey level of noise changes."""
-        if memory.wants_floor:
+    def _measure_floor(self, heads: Sequence[str], state: StreamState, memory: Memory) -> None:
+        """Find out how much of the answers of these heads to a dense frame one grey level of noise changes."""
+        wanted = [name for name in heads if memory.wants_floor(name)]
+        if wanted:
             noisy, floor = memory.compute_noisy(), {}
-            for name, head in self.program.heads.items():
+            for name in wanted:
+                head = self.program.heads[name]
                 answers = {part: self.program.device.answer(noisy[at]) for part, at in head.answers.items()}
                 floor[name] = changed(head.decoder(answers, state.geometry), state.outputs[name])
             memory.allow({name: share for name, share in floor.items() if share is not None})

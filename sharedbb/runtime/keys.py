@@ -23,7 +23,8 @@ class KeyFrame:
     """The last frame computed in full, and how the picture has moved since.
 
     ``features`` and ``patches`` are the stream's: they stay the key frame's own while frames are moved along.
-    ``outputs`` are the heads' answers to the key frame. ``by_codec``: whether the last motion was the decoder's.
+    ``outputs`` are the answers to the key frame, of those heads whose turn it was.
+    ``by_codec``: whether the last motion was the decoder's.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class KeyFrame:
         self._flow.remember(small)
 
     def begin(self, frame: Frame) -> None:
-        """This frame is the key frame: vectors are added up from here."""
+        """This frame is the key frame: vectors are added up from here, and its answers are still to come."""
+        self.outputs = {}
         if self._codec is not None:
             self._codec.remember(frame)
 

@@ -79,12 +79,14 @@ class Ladder(Engine):
 
     def reset(self, stream: str = "main") -> None:
         """Forget what a stream has seen, at all sizes; it begins at the largest again."""
-        self.state(stream)
-        self._places[stream].reset()
+        with self._lock:
+            self.state(stream)
+            self._places[stream].reset()
 
     def close(self, stream: str) -> None:
         """Free a stream's buffers."""
-        self._places.pop(stream, None)
+        with self._lock:
+            self._places.pop(stream, None)
 
     def _step(
         self,

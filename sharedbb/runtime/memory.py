@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class Memory:
         bargain, keys = self._bargain, self._bargain.key_every
         self.known = False
         self.changes.reset()
+        self._key_since = 0.0
         self.motion_trust = Trust(bargain.budget, keys, min(SOONEST_KEY, keys), clock=keys)
         self.trust = self.motion_trust if bargain.mode == "keyframe" else Trust(bargain.budget)
         self._canary = Canary(bargain.audit, bargain.seed)
@@ -79,8 +81,19 @@ class Memory:
         self._looked = self._rekey = False
 
     def forget(self) -> None:
-        """Trust no cached feature: the next frame is computed in full."""
+        """Trust no cached feature, nor the last picture: the next frame is computed in full."""
         self.known = False
+        self.changes.skip()
+
+    @property
+    def whole_ms(self) -> float:
+        """Milliseconds that computing everything took when it was compiled."""
+        return self._all.facts.measured_ms or 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all buffers are there: the first frame, which makes them, takes longer."""
+        return self._whole is not None
 
     def observe(self, frame: Frame, geometry: Geometry, profiler: Profiler | NullProfiler) -> Sight:
         """Compare this frame's picture with what the cached features were computed from."""
@@ -114,6 +127,7 @@ class Memory:
             age=self._age,
             unexplained=self._unexplained(geometry, share == 1.0 or (dear and not changes.faint)),
             moves=self._moves,
+            outserved=self._is_overdue(self._key_since, timestamp),
         )
 
     @property
@@ -173,8 +187,19 @@ class Memory:
         assert self._frame is not None
         return self.keys.measure(changes.now, changes.dirty, changes.noise, self._frame, geometry)
 
-    def follow(self, sight: Sight, heads: Collection[str], timestamp: float, profiler: Profiler | NullProfiler) -> How:
-        """Bring the cached features up to date, as far as the frame at hand is worth it."""
+    def follow(
+        self,
+        sight: Sight,
+        heads: Collection[str],
+        timestamp: float,
+        profiler: Profiler | NullProfiler,
+        urgent: Collection[str] = (),
+    ) -> How:
+        """Bring the cached features up to date, as far as the frame at hand is worth it.
+
+        ``heads``: whose turn it is; ``urgent``: those of them whose answers are older than allowed.
+        """
+        sight = replace(sight, overdue=True) if urgent else sight
         chosen = how(self._bargain, sight, self._key_every())
         if chosen == "partial" and self._is_tick() and self._is_as_good_as_whole(heads):
             chosen = "dense"
@@ -186,7 +211,7 @@ class Memory:
             if chosen == "dense":
                 self.trust.spared_nothing()
         elif chosen == "partial":
-            self._compute_changed(set(heads), timestamp, profiler)
+            self._compute_changed(set(heads), timestamp, profiler, set(urgent))
         elif chosen == "warped":
             assert self.keys is not None
             with profiler.span("warp"):
@@ -224,8 +249,10 @@ class Memory:
     def _begin_key(self) -> None:
         """From here on motion is measured against the picture at hand."""
         self._rekey = True
-        if self.keys is not None and self._frame is not None:
-            self.keys.begin(self._frame)
+        if self._frame is not None:
+            self._key_since = self._frame.timestamp
+            if self.keys is not None:
+                self.keys.begin(self._frame)
 
     def _begin(self) -> None:
         """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
@@ -260,10 +287,9 @@ class Memory:
             self._trial = NoisyTrial(self._program, self._bargain.seed)
         return self._trial(self.reference)
 
-    @property
-    def wants_floor(self) -> bool:
-        """Whether it is still to be found out what noise does to the answers."""
-        return not self._is_exact and not self.trust.knows_floor
+    def wants_floor(self, head: str) -> bool:
+        """Whether it is still to be found out what noise does to a head's answers."""
+        return not self._is_exact and not self.trust.knows_floor(head)
 
     @property
     def knows_nothing(self) -> bool:
@@ -296,8 +322,10 @@ class Memory:
         """Whether it is the turn of what can only be computed whole."""
         return self._is_exact or self._age >= self.trust.clock
 
-    def _compute_changed(self, due: set[str], timestamp: float, profiler: Profiler | NullProfiler) -> None:
-        """Run what the changes can have touched, as far as its turn has come."""
+    def _compute_changed(
+        self, due: set[str], timestamp: float, profiler: Profiler | NullProfiler, urgent: set[str]
+    ) -> None:
+        """Run what the changes can have touched, as far as its turn has come, and all of it for ``urgent`` heads."""
         taken = self.changes.take_dirty(timestamp)
         if taken is not None:
             dirty, since = taken
@@ -308,7 +336,8 @@ class Memory:
             if part.pending is None or not due.intersection(part.facts.heads):
                 continue
             since = timestamp if part.since is None else part.since
-            work = part.work(wait=not tick and not self._is_overdue(since, timestamp))
+            at_once = tick or self._is_overdue(since, timestamp) or not urgent.isdisjoint(part.facts.heads)
+            work = part.work(wait=not at_once)
             if work.kind == "later":
                 continue
             with profiler.span(part.facts.name) as span:

@@ -12,7 +12,8 @@ from sharedbb.program import FramePlan, Program, Stage
 class Moment:
     """What the plan of a frame depends on.
 
-    ``frame`` counts the stream's frames, ``timestamp`` is in seconds, ``last_run`` holds both for each head's last run.
+    ``frame`` counts the stream's frames, ``timestamp`` is in seconds, ``last_run`` holds both for each head's last run,
+    ``current`` for the frame whose picture each head's answer is true of, which is the same where nothing is reused.
     ``pace`` is how much longer stages take now than when they were compiled.
     """
 
@@ -20,6 +21,7 @@ class Moment:
     timestamp: float
     last_run: Mapping[str, tuple[int, float]]
     pace: float = 1.0
+    current: Mapping[str, tuple[int, float]] | None = None
 
 
 def plan(program: Program, moment: Moment, asked: Collection[str] | None = None) -> FramePlan:
@@ -60,10 +62,13 @@ def _is_turn(program: Program, moment: Moment, name: str) -> bool:
 
 def _must(program: Program, moment: Moment, name: str) -> bool:
     """Whether there is no answer yet, or it would be older than allowed when this frame is answered."""
-    if name not in moment.last_run:
-        return True
-    limit = program.heads[name].max_age_ms
-    return limit is not None and (moment.timestamp - moment.last_run[name][1]) * 1e3 > limit
+    return name not in moment.last_run or is_outdated(program, moment, name)
+
+
+def is_outdated(program: Program, moment: Moment, name: str) -> bool:
+    """Whether a head's answer would be older than its ``max_age_ms``, if it stayed as it is."""
+    limit, known = program.heads[name].max_age_ms, moment.last_run if moment.current is None else moment.current
+    return limit is not None and name in known and (moment.timestamp - known[name][1]) * 1e3 > limit
 
 
 def _rank(program: Program, moment: Moment, name: str) -> tuple[int, float]:

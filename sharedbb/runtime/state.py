@@ -74,7 +74,7 @@ class StreamState:
 
     def moment(self, timestamp: float) -> Moment:
         """What the plan of the frame at hand depends on."""
-        return Moment(self.frames, timestamp, self.last_run, self.pace)
+        return Moment(self.frames, timestamp, self.last_run, self.pace, self.current)
 
     def keep_pace(self, predicted_ms: float, taken_ms: float) -> None:
         """Learn from a frame how much longer stages take than predicted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sharedbb.cli import training
 from sharedbb.cli.train import train
 from sharedbb.cli.training import crop_of, curves, sets_of, weights_of
 from sharedbb.cli.training_page import training_page
-from sharedbb.errors import CompressionError, DataError, SinkError
+from sharedbb.errors import CompressionError, DataError, SharedBBError, SinkError
 from sharedbb.learn.batches import shares_of
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.network import Network
@@ -303,3 +304,24 @@ def test_the_page_escapes_every_name(plain: Path) -> None:
     text = training_page(json.loads(json.dumps(told).replace("scene", "<scene>")))
     assert "&lt;scene&gt;" in text
     assert "<scene>" not in text
+
+
+def test_what_to_begin_with_is_never_passed_over(plain: Path) -> None:
+    with pytest.raises(SharedBBError, match="nosuch"):
+        run(plain, start=plain / "nosuch.pth")
+    with pytest.raises(SharedBBError, match="names no artifact as its weights"):
+        run(plain, start=plain / "plain.yaml")
+
+
+def test_judging_on_test_needs_a_part_of_that_name(plain: Path) -> None:
+    for folder in ("test", "testannot"):
+        shutil.rmtree(plain / "maps" / folder)
+    with pytest.raises(DataError, match="--test needs pictures to judge on, and no set has a part test"):
+        run(plain, test=True)
+
+
+def test_corrected_labels_are_other_pictures(plain: Path) -> None:
+    run(plain)
+    (plain / "maps" / "classes.txt").write_text("thing\nground\n")
+    with pytest.raises(CompressionError, match=r"other settings: data\..*digest: [0-9a-f]{32} -> [0-9a-f]{32}"):
+        run(plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -235,10 +236,28 @@ def test_what_is_no_pipeline_is_said() -> None:
 
 def test_old_entries_make_room(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "KEPT", 3)
-    for number in range(5):
-        cache.write(f"entry{number}", {"number": number}, [b"blob"])
-    assert len(list(own_cache.iterdir())) == 3
-    assert cache.read("entry4") == ({"number": 4}, [b"blob"])
+    keys = [cache.key({"number": number}) for number in range(5)]
+    lost, begun = (own_cache / f"{cache.UNFINISHED}{name}" for name in ("lost", "begun"))
+    for place, folder in enumerate((lost, begun, own_cache / "holiday", own_cache / ("ab" * 16))):
+        folder.mkdir(parents=True)
+        (folder / "photo.jpg").write_bytes(b"photo")
+        os.utime(folder, (place, place))
+    os.utime(begun)
+    for number, key in enumerate(keys):
+        cache.write(key, {"number": number}, [b"blob"])
+        os.utime(own_cache / key, (1000 + number, 1000 + number))
+    # Others' folders stay, whatever they are called, and what is being written at the moment.
+    assert {path.name for path in own_cache.iterdir()} == {*keys[2:], begun.name, "holiday", "ab" * 16}
+    assert cache.read(keys[4]) == ({"number": 4}, [b"blob"])
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    cache.write(cache.key({}), {}, [b"blob"])
+    assert list(own_cache.iterdir()) == []
 
 
 def test_a_warm_start_imports_no_torch(own_cache: Path, tmp_path: Path) -> None:

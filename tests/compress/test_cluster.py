@@ -239,3 +239,12 @@ def test_settings_that_do_not_fit_are_refused(network: Network, settings: dict[s
 def test_quantized_networks_are_refused(network: Network) -> None:
     with pytest.raises(CompressionError, match="cluster first, then quantize"):
         cluster(replace(network, scheme=Scheme({})))
+
+
+@pytest.mark.parametrize("group", ["all", "shape"])
+def test_steps_with_shared_codebooks_have_each_their_own(network: Network, group: str) -> None:
+    first, _ = cluster(network, bits=3, group=group, exclude=["last"])
+    both, _ = cluster(first, bits=5, group=group, layers=["last"])
+    few = ("first", "deep", "pairs", "up")
+    assert len(values(both, *few)) <= (8 if group == "all" else 8 * len(few))
+    assert all(torch.equal(weight, decoded(both)[name]) for name, weight in both.module.state_dict().items())

@@ -138,3 +138,15 @@ def test_unfit_students_are_refused(teacher: Network) -> None:
     other = teacher.pipeline.model_copy(update={"heads": heads})
     with pytest.raises(CompressionError, match=r"answers looks.vector with shape \(4,\).*their heads must be equal"):
         distill(Network(other, nets.build(other).eval()), teacher, pictures(), steps=1)
+
+
+def test_a_student_keeps_its_own_pipeline_whoever_teaches_it(teacher: Network) -> None:
+    fields: Any = teacher.pipeline.model_dump(mode="json")
+    fields |= {"name": "own", "input": {**fields["input"], "size": [64, 96]}}
+    own = Network.of(Pipeline.model_validate(fields))
+    pupil = student(own, "narrow", teacher=teacher)
+    assert (pupil.pipeline.name, pupil.pipeline.input.size) == ("own", (64, 96))
+    assert pupil.pipeline.heads == own.pipeline.heads
+    taught, state = teacher.module.state_dict(), pupil.module.state_dict()
+    same = [name for name in state if name in taught and not name.startswith("backbone.")]
+    assert any(torch.equal(state[name], taught[name]) for name in same if state[name].shape == taught[name].shape)

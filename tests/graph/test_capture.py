@@ -256,3 +256,16 @@ def test_nothing_but_the_error_is_said(picture: Tensor, capsys: pytest.CaptureFi
     with pytest.raises(GraphError):
         capture(_DependsOnData(), picture)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["as_strided", "view_as_complex", "view"])
+def test_what_reads_the_memory_itself_is_refused(how: str, picture: Tensor) -> None:
+    class Reads(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            last = x[:, :2].permute(0, 2, 3, 1).contiguous()
+            if how == "as_strided":
+                return last.as_strided((1, 64, 96), (64 * 96 * 2, 96 * 2, 2)) * 1.0
+            return torch.view_as_complex(last).real if how == "view_as_complex" else last.view(torch.int32) * 1.0
+
+    with pytest.raises(GraphError, match="depends on how a tensor lies in memory; use reshape"):
+        capture(Reads(), picture, "reads")

@@ -185,3 +185,63 @@ def test_random_calls_are_never_one(picture: Tensor) -> None:
 
     answers = run(merge({"a": capture(Noisy(), picture[..., :8], "a")}).graph, picture[..., :8])
     assert not torch.equal(answers["a.0"], answers["a.1"])
+
+
+class _OwnNorm(nn.Module):
+    """A convolution and a batch norm of which a part is computed: the scale, or the convolution's bias."""
+
+    def __init__(self, scale: float, what: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.convolution, self.what = nn.Conv2d(3, 4, 3, padding=1), what
+        self.scale, self.shift = nn.Parameter(torch.full((4,), scale)), nn.Parameter(torch.rand(4))
+        self.register_buffer("mean", torch.rand(4))
+        self.register_buffer("variance", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, own = self.convolution.weight, self.convolution.bias, self.scale
+        if self.what == "bias":
+            y, scale = nn.functional.conv2d(x, weight, bias * own, padding=1), None
+        else:
+            y, scale = self.convolution(x), own.abs() + 1e-5
+        return nn.functional.batch_norm(y, self.mean, self.variance, scale, self.shift, training=False)
+
+
+@pytest.mark.parametrize("what", ["scale", "bias"])
+def test_a_norm_of_which_a_part_is_computed_is_not_folded(what: str, picture: Tensor) -> None:
+    networks = {"a": _OwnNorm(1.0, what).eval(), "b": _OwnNorm(3.0, what).eval()}
+    graphs = {name: capture(network, picture, name) for name, network in networks.items()}
+    merged = run(merge(graphs).graph, picture)
+    with torch.no_grad():
+        for name, network in networks.items():
+            assert torch.equal(merged[name], network(picture))
+            folded = run(fold_batch_norms(graphs[name]), picture)[name]
+            assert torch.allclose(folded, network(picture), atol=1e-5)
+
+
+def test_masks_that_are_written_over_stay_their_own(picture: Tensor) -> None:
+    class Between(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mask = x > 0.2
+            mask &= x < 0.6
+            return mask.float()
+
+    class Above(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mask = x > 0.2
+            return mask.float() * 2
+
+    networks = {"between": Between(), "above": Above()}
+    merged = run(merge({name: capture(one, picture, name) for name, one in networks.items()}).graph, picture)
+    for name, network in networks.items():
+        assert torch.equal(merged[name], network(picture))
+
+
+@pytest.mark.parametrize("fill", ["uniform_", "exponential_"])
+def test_every_draw_of_a_network_is_its_own(fill: str, picture: Tensor) -> None:
+    class Draws(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = (getattr(torch.empty_like(x), fill)() for _ in range(2))
+            return (one - other).abs() + 0 * x
+
+    assert float(run(merge({"draws": capture(Draws(), picture, "draws")}).graph, picture)["draws"].mean()) > 0.1

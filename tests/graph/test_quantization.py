@@ -198,6 +198,10 @@ def test_edges_of_heads_that_were_left_out_are_passed_over(picture: Tensor) -> N
     scheme = Scheme({f"heads.{name}|conv2d|0|0": grid(0.1) for name in "ab"} | {"trunk|conv2d|0|1": grid(0.01)})
     found = run(quantized(capture(one, picture, ""), scheme), picture)
     assert torch.equal(found["a"], run(quantized(capture(both, picture, ""), scheme), picture)["a"])
+    needed = Scheme({"trunk|conv2d|0|1": grid(0.01), "neck.b|conv2d|0|0": grid(0.1)})  # b itself is not rounded
+    with pytest.raises(GraphError, match=r"neck\.b"):
+        quantized(capture(one, picture, ""), needed)
+    assert run(quantized(capture(one, picture, ""), replace(needed, partial=True)), picture).keys() == {"a"}
     stray = Scheme({**scheme.grids, "heads.a|conv2d|1|0": grid(0.1)})
     with pytest.raises(GraphError, match=r"heads\.a"):
         quantized(capture(both, picture, ""), stray)

@@ -156,4 +156,14 @@ def test_labelled_boxes_are_taken_as_they_are_in_the_heads_classes() -> None:
     assert objects.boxes.xyxy.tolist() == given.xyxy[1:].tolist()
     assert objects.boxes.ignored.tolist() == [False, True]
     assert isinstance(tags, Present)
-    assert tags.shares.tolist() == [1, 0, 0]
+    assert np.array_equal(tags.shares, [1, np.nan, 0], equal_nan=True)  # of 9 there is one that does not count
+
+
+def test_distances_that_are_none_are_unknown() -> None:
+    depth = np.full(SIZE, 4.0, np.float32)
+    depth[0, :5] = 0.0, -1.0, np.inf, -np.inf, np.nan
+    sample = Sample("lidar", np.zeros((*SIZE, 3), np.uint8), depth=depth)
+    metres = known_by_labels(sample, {"depth": Asked("depth")})["depth"]
+    assert isinstance(metres, Metres)
+    assert np.isnan(metres.map[0, :5]).all()
+    assert (metres.map[1:] == 4).all()

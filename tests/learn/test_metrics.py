@@ -195,6 +195,16 @@ def test_tag_f1_by_counting() -> None:
     assert metric.mean() == pytest.approx(2 / 3)
 
 
+def test_tags_that_nobody_knows_of_do_not_count() -> None:
+    counted, ranked = TagF1(2), TagPrecision(2)
+    known = np.array([True, False])
+    for metric, said in ((counted, np.array([True, True])), (ranked, np.array([0.9, 0.8], np.float32))):
+        metric.add(np.array([True, False]), said, known)  # type: ignore[attr-defined]
+        metric.add(np.array([True, True]), said)  # type: ignore[attr-defined]
+    assert counted.f1().tolist() == [1.0, 1.0]
+    assert ranked.average_precision().tolist() == [1.0, 1.0]
+
+
 def test_distances_count_within_a_quarter_both_ways_and_only_where_known() -> None:
     metric = DepthAccuracy(nearest=1.0, farthest=50.0)
     truth = np.float32([[10, 10, 10, 10, np.nan, np.inf, 0, 0.5, 100]])

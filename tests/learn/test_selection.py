@@ -58,3 +58,13 @@ def test_it_comes_back_from_json() -> None:
     again = Selection.of(json.loads(json.dumps(found.to_dict())), found.weights)
     assert (again.validations, again.step, again.since_best) == (found.validations, 1, 1)
     assert not again.add(3, {"a": 0.45}, weights(3))
+
+
+def test_nothing_is_best_as_long_as_no_head_has_anything() -> None:
+    found = Selection()
+    for step in (10, 20, 30):
+        assert not found.add(step, {} if step == 10 else {"a": 0.0}, weights(step))
+    assert (found.step, found.since_best, found.weights) == (None, 0, {})
+    assert found.add(40, {"a": 0.1}, weights(4))
+    assert not found.add(50, {"a": 0.0}, weights(5))
+    assert (found.step, found.since_best) == (40, 1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from sharedbb import artifact, nets
 from sharedbb.errors import WeightsError
 from sharedbb.graph.quantization import Scheme
 from sharedbb.learn.network import Network
@@ -175,3 +176,30 @@ def test_branches_begin_like_the_trunk_or_as_they_were_learnt(tmp_path: Path) ->
     stored, taken = given.module.state_dict(), again.module.state_dict()
     assert any(name.startswith("branches.") for name in taken)
     assert all(torch.allclose(value, stored[name], rtol=1e-3, atol=1e-4) for name, value in taken.items())
+
+
+def test_a_new_head_on_a_branch_of_its_own_begins_on_what_the_trunk_has_learnt(tmp_path: Path) -> None:
+    whole = {"backbone": {"arch": "mobilenet_v3_small"}}
+    plain = Network.of(pipeline({"scene": HEADS["scene"]}, **whole))
+    with torch.no_grad():
+        for weight in plain.module.parameters():
+            weight.mul_(1.1)
+    plain.save(tmp_path / "plain.sbb")
+    branches = {"own": {"after": 8, "heads": ["objects"]}}
+    found, new = begun(pipeline(HEADS, **whole, branches=branches), tmp_path / "plain.sbb")
+    assert new == ("objects",)
+    learnt, own = Network.of(tmp_path / "plain.sbb").module.state_dict(), "branches.own."
+    begins = {name.removeprefix(own): value for name, value in found.module.state_dict().items() if own in name}
+    assert {name.partition(".")[0] for name in begins} == {"backbone", "neck"}
+    assert all(torch.equal(value, learnt[name]) for name, value in begins.items())
+    expected = answers(Network.of(tmp_path / "plain.sbb"))
+    assert all(torch.equal(answers(found)[name], value) for name, value in expected.items())
+    found.save(tmp_path / "both.sbb")
+    again = answers(Network.of(tmp_path / "both.sbb"))
+    assert all(torch.allclose(again[name], value, rtol=1e-2, atol=1e-2) for name, value in answers(found).items())
+    alone = artifact.load(tmp_path / "both.sbb")
+    kept = {"scene": pipeline(HEADS).heads["scene"]}
+    artifact.load_weights(nets.build(pipeline({"scene": HEADS["scene"]}, **whole)), alone, kept)  # without its branch
+    more, far = {**HEADS, "faces": FACES}, {"after": 8, "heads": ["faces"]}
+    with pytest.raises(WeightsError, match="branch 'far' is new beside those of"):
+        begun(pipeline(more, **whole, branches={**branches, "far": far}), tmp_path / "both.sbb")

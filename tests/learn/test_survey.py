@@ -101,3 +101,17 @@ def test_each_head_is_judged_on_the_first_set_that_knows_it() -> None:
     assert Examiner.of(PIPELINE, [maps, drawn]).names() == {"surface": "maps", "scene": "maps", "objects": "drawn"}
     assert not Examiner.of(PIPELINE, [plain])
     assert [len(data) for data, _ in examiner.spread(2).sets] == [1, 2]
+
+
+def test_the_digest_is_of_pictures_labels_and_class_names(tmp_path: Path) -> None:
+    def digest(name: str, pictures: int = 3, classes: Sequence[str] = ("ground", "thing"), blot: int = 0) -> str:
+        path = tmp_path / name
+        path.mkdir()
+        folder_of(path, pictures, classes)
+        if blot:
+            cv2.imwrite(str(path / "allannot" / "01.png"), np.full((16, 16), blot, np.uint8))
+        return usable(open_data(path)).digest
+
+    same = digest("one")
+    assert same == digest("two") != ""
+    assert len({same, digest("more", 4), digest("swapped", 3, ("thing", "ground")), digest("corrected", blot=1)}) == 4

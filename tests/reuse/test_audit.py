@@ -106,14 +106,24 @@ def test_what_noise_does_by_itself_is_no_error_of_reuse() -> None:
     heads = {"a": BUDGET * 0.5, "b": BUDGET * 3}
     strict, fair = Trust(BUDGET), Trust(BUDGET)
     for floor in (0.0, BUDGET * 2, BUDGET * 4):
-        assert not fair.knows_floor
+        assert not fair.knows_floor("b")
         fair.allow({"a": 0.0, "b": floor})
     assert fair.floor == {"a": 0.0, "b": pytest.approx(BUDGET * 2)}
     kept = [(strict.learn(heads), fair.learn(heads)) for _ in range(30)]
     assert kept[-1] == (False, True)
     for _ in range(FLOORS):
         fair.allow({"a": 0.0})
-    assert fair.knows_floor
+    assert fair.knows_floor("a")
+    assert not fair.knows_floor("c")
+    fair.allow({"c": BUDGET})
+    assert fair.floor["c"] == BUDGET
+
+
+def test_an_audit_that_compared_nothing_says_nothing() -> None:
+    trust = Trust(BUDGET)
+    for _ in range(5):
+        assert trust.learn({})
+    assert (trust.scale, trust.clock, trust.audits, trust.horizon) == (1.0, 2, 0, FIRST_HORIZON)
 
 
 def test_the_worst_head_decides() -> None:

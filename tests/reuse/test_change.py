@@ -137,6 +137,7 @@ def test_noise_of_a_known_strength_is_found(strength: float) -> None:
     change = NoisyChange(Size(160, 160))
     for picture in pictures:
         change.look((picture,))
+        change.believe()
     expected = min(max(_expected(pictures), LEAST_NOISE), MOST_NOISE)
     assert change.noise == pytest.approx(expected, abs=1.0)
     # Mean of four: half the deviation; difference of two: times √2; largest of 192: about 2.8 deviations.
@@ -150,6 +151,7 @@ def test_a_moving_object_is_not_taken_for_noise() -> None:
     change = NoisyChange(Size(160, 160))
     for picture in pictures:
         change.look((picture,))
+        change.believe()
     assert change.noise <= _expected(_noisy(1.0, 10)) + 2
 
 
@@ -157,6 +159,7 @@ def test_the_estimate_rises_at_once_and_sinks_slowly() -> None:
     change, seen = NoisyChange(Size(160, 160)), []
     for picture in [*_noisy(0, 2 * LOOKS), *_noisy(3, 2 * LOOKS), *_noisy(0, 8 * LOOKS)]:
         change.look((picture,))
+        change.believe()
         seen.append(change.noise)
     assert seen[2 * LOOKS - 1] == LEAST_NOISE
     loud = max(seen)
@@ -171,7 +174,35 @@ def test_more_than_the_most_is_not_believed() -> None:
     change = NoisyChange(Size(160, 160))
     for level in (0, 255) * 4:
         change.look((np.full((160, 160, 3), level, np.uint8),))
+        change.believe()
     assert change.noise == MOST_NOISE
+
+
+def test_noise_that_rises_suddenly_is_told_and_not_believed_by_itself() -> None:
+    change = NoisyChange(Size(160, 160))
+    for picture in _noisy(1, 2 * LOOKS + 1):
+        change.look((picture,))
+        change.believe()
+        assert not change.rises or change.noise > 1.5
+    known = change.noise
+    change.look((_noisy(1, 1, seed=7)[0],))  # another scene, on a frame that is looked at for noise
+    assert change.rises
+    assert change.noise == known
+
+
+def test_a_picture_from_long_ago_says_nothing_about_noise() -> None:
+    change = NoisyChange(Size(160, 160))
+    for picture in _noisy(1, 2 * LOOKS + 1):
+        change.look((picture,))
+        change.believe()
+    known = change.noise
+    change.forget_last()
+    for place, picture in enumerate(_noisy(1, 3, seed=7)):
+        assert (change.before is not None) == (place > 1)
+        change.look((picture,))
+        assert (change.before is not None) == (place > 0)
+        change.believe()
+    assert change.noise == pytest.approx(known, abs=1)
 
 
 @pytest.mark.parametrize("side", [1, 2, 8, 16])

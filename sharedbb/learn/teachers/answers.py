@@ -94,17 +94,19 @@ def known_of(answer: Output) -> Known:
             return Classes(answer.classes)
         case Detections():
             none = np.zeros(len(answer), np.bool_)
-            return Objects(Boxes(answer.boxes, answer.classes, none, answer.scores))
+            boxes, scores = (np.asarray(array, np.float32) for array in (answer.boxes, answer.scores))
+            return Objects(Boxes(boxes, np.asarray(answer.classes, np.int64), none, scores))
         case DepthMap():
             with np.errstate(invalid="ignore"):  # between two pixels that are infinitely far
-                metres = answer.metres
+                metres = np.asarray(answer.metres, np.float32)
             return Metres(np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan)))
         case Tags():
-            return Present(answer.probabilities)
+            return Present(np.asarray(answer.probabilities, np.float32))
         case Keypoints():
-            return Points(answer.points, answer.scores, mirror_of(answer.names))
+            points, scores = (np.asarray(array, np.float32) for array in (answer.points, answer.scores))
+            return Points(points, scores, mirror_of(answer.names))
         case Embedding():
-            return Direction(answer.vector)
+            return Direction(np.asarray(answer.vector, np.float32))
     raise CompressionError(f"nothing can be learnt from answers of type {type(answer).__name__}")
 
 

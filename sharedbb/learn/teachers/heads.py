@@ -32,14 +32,15 @@ TYPES: Mapping[type, str] = {
 class TeacherHead:
     """What one head of a teacher answers: its ``type`` as of a pipeline's head, and about which classes or points.
 
-    ``threshold``: its operating point, the lowest score or probability that counts; None where there is none. ``own``:
-    what the teacher itself calls it.
+    ``threshold``: its operating point, the lowest score or probability that counts; None where there is none.
+    ``length``: how many numbers an embedding has, 0 of other types. ``own``: what the teacher itself calls it.
     """
 
     type: str
     names: tuple[str, ...] = ()
     threshold: float | None = None
     own: str = field(default="", compare=False)
+    length: int = 0
 
     @classmethod
     def of(cls, own: str, answer: Output, threshold: float | None) -> TeacherHead:
@@ -49,11 +50,13 @@ class TeacherHead:
             known = ", ".join(one.__name__ for one in TYPES)
             raise GraphError(f"{own!r} answers with {type(answer).__name__}; what can be learnt is {known}")
         point = threshold if isinstance(answer, Detections | Tags) else None
-        return cls(kind, tuple(getattr(answer, "names", ())), point, own)
+        length = len(answer.vector) if isinstance(answer, Embedding) else 0
+        return cls(kind, tuple(getattr(answer, "names", ())), point, own, length)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"type": self.type, "names": list(self.names), "threshold": self.threshold, "own": self.own}
+        told = {"type": self.type, "names": list(self.names), "threshold": self.threshold, "own": self.own}
+        return told | ({"length": self.length} if self.length else {})
 
 
 def shapes(raw: Arrays) -> str:

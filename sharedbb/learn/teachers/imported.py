@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,12 +14,21 @@ from sharedbb.errors import CompressionError
 
 
 def imported(target: str) -> Callable[..., Any]:
-    """The function. Imports its module, which runs it; raises CompressionError where there is no such function."""
+    """The function. Imports its module, which runs it, from the working directory or where Python looks for modules.
+
+    Raises CompressionError where there is no such function.
+    """
     module, _, name = target.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(import_module(module), name)
     except Exception as error:
-        raise CompressionError(f"cannot import {target}: {type(error).__name__}: {error}") from error
+        raise CompressionError(
+            f"cannot import {target}: {type(error).__name__}: {error}; modules are looked for in the working directory "
+            "and on PYTHONPATH"
+        ) from error
     if not callable(found):
         raise CompressionError(f"{target} is a {type(found).__name__}, not a function")
     function: Callable[..., Any] = found

@@ -48,6 +48,14 @@ def shares(data: Data) -> list[float]:
 
 
 class TestKnown:
+    def test_numbers_of_any_type_are_kept_as_they_are_stored(self) -> None:
+        boxes = np.array([[0.0, 0, 3, 3]])
+        found: Any = known_of(Detections(boxes, np.array([0.4]), np.array([1], np.int32), ("a", "b")))  # type: ignore[arg-type]
+        assert (found.boxes.xyxy.dtype, found.boxes.scores.dtype) == (np.float32, np.float32)
+        assert found.boxes.classes.dtype == np.int64
+        found = known_of(Tags(("a", "b"), np.array([0.9, 0.2]), 0.5))  # type: ignore[arg-type]
+        assert found.shares.dtype == np.float32
+
     def test_every_type_of_answer(self) -> None:
         logits = np.random.default_rng(11).normal(0, 1, (6, 9, 3)).astype(np.float32)
         ground = SegmentationMap(logits, GEOMETRY, ("a", "b", "c"))

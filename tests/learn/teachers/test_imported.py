@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +34,12 @@ def test_the_code_of_a_function_is_that_of_its_file(write_module: Callable[[str,
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == 64
     assert code_digest(imported) == code_digest(math.sqrt) == ""
+
+
+def test_modules_of_the_working_directory_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    (tmp_path / "lying_here.py").write_text("def make():\n    return 7\n")
+    with pytest.raises(CompressionError, match="modules are looked for in the working directory and on PYTHONPATH"):
+        imported("lying_here:make")
+    monkeypatch.chdir(tmp_path)
+    assert imported("lying_here:make")() == 7
