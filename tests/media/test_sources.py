@@ -163,6 +163,17 @@ class TestPictures:
             assert [(frame.index, frame.timestamp) for frame in source] == [(0, 0.0), (1, 0.04), (2, 0.08), (3, 0.12)]
         assert source.fps == 25.0
 
+    def test_frames_keep_their_times_where_they_run_forward(self) -> None:
+        pixels = np.zeros((8, 12, 3), np.uint8)
+
+        def told(*given: Any) -> list[tuple[int, float]]:
+            return [(frame.index, round(frame.timestamp, 6)) for frame in open_source(list(given))]
+
+        assert told(*[Frame.of(pixels)] * 3) == [(0, 0.0), (1, 0.04), (2, 0.08)]
+        late = [Frame(index, time, pixels=pixels) for index, time in ((7, 10.0), (9, 10.5), (9, 10.5), (3, 2.0))]
+        assert told(*late) == [(7, 10.0), (9, 10.5), (10, 10.54), (11, 10.58)]
+        assert told(pixels, late[0], pixels) == [(0, 0.0), (7, 10.0), (8, 10.04)]
+
     def test_colours_are_right(self, tmp_path: Path) -> None:
         red = np.zeros((8, 12, 3), np.uint8)
         red[..., 2] = 255  # BGR, as OpenCV writes and arrays are taken

@@ -161,6 +161,12 @@ def test_cuts_come_where_they_are_stated() -> None:
     assert min(changes[2], changes[5]) > 5 * max(changes[:2] + changes[3:5] + changes[6:])
 
 
+def test_at_the_end_of_a_scene_the_camera_drives_on_in_the_labels() -> None:
+    video = _video("drive", cuts=1, frames=4)
+    moves = [float(np.median(np.abs(frame.flow[-20:]))) for frame in video.labelled()]
+    assert min(moves) > 0.5 * max(moves) > 0
+
+
 def test_lighting_swings() -> None:
     means = [
         float(frame.pixels.mean())
@@ -201,8 +207,9 @@ def test_a_query_says_it_all() -> None:
         ("street?size=640", "size must be WIDTHxHEIGHT, such as 640x384, got '640'"),
         ("street?size=8x8", "sizes start at 32x32"),
         ("street?frames=3&cuts=3", "cuts are fewer than frames"),
-        ("street?fps=0", "fps is above"),
-        ("street?noise=-1", "noise not below 0"),
+        *((f"street?fps={fps}", "fps lies in 0.01–1000") for fps in ("0", "nan", "inf", "1e-320")),
+        *((f"street?noise={noise}", "noise in 0–255") for noise in ("-1", "nan", "inf")),
+        ("street?seed=-1", "no seed is below 0"),
     ],
 )
 def test_faults_in_a_query_are_said(query: str, said: str) -> None:

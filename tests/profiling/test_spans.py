@@ -130,6 +130,16 @@ def test_an_exception_is_recorded_as_failed_and_goes_on(clock: Any) -> None:
         ("network", 1, "full"),
         ("frame", 1, "full"),
     ]
+    # A frame that failed was not answered: it counts by its reason alone.
+    assert (recording.summary.frames, recording.summary.whys["frame"]) == (1, {"failed": 1})
+    assert len(recording.latencies_ms) == 1
+
+
+def test_losing_nothing_leaves_no_mark() -> None:
+    profiler = Profiler()
+    profiler.drop("main", 0)
+    profiler.skip("main", 0)
+    assert profiler.recording().spans == ()
 
 
 def test_two_threads_keep_their_streams_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from sharedbb.profiling import SUMMARY_SCHEMA, Latency, Profiler, Recording, StageSummary, Summary
+from sharedbb.profiling.files import write_text
 from sharedbb.profiling.report import html_report
 from sharedbb.profiling.table import reuse_line
 
@@ -132,3 +134,24 @@ def test_what_reuse_did_is_summed_up() -> None:
     assert "frames: 2 still, 1 dense, 1 audit; 55% computed; differing: road 1.0%" in reuse_line(found)
     profiler.reset()
     assert profiler.summary().reuse is None
+
+
+def test_files_of_one_folder_may_be_written_by_several_threads(tmp_path: Path) -> None:
+    """Each whole, and with its own content."""
+    errors: list[Exception] = []
+
+    def write(name: str) -> None:
+        try:
+            for turn in range(60):
+                write_text(tmp_path / f"{name}{turn}", name * 2000)
+        except Exception as error:  # whatever it is
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}{turn}" for name in "abc" for turn in range(60)}
+    assert all(path.read_text() == path.name[0] * 2000 for path in tmp_path.iterdir())

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -234,3 +235,12 @@ def test_frames_made_by_hand_are_checked(frame: sb.Frame, told: str) -> None:
         engine("mode: off").step(frame)
     with pytest.raises(FrameError, match="number of seconds, got '3'"):
         engine("mode: off").step(scene(1), timestamp="3")  # type: ignore[arg-type]
+
+
+def test_damaged_pictures_of_a_source_are_counted(tmp_path: Path) -> None:
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), scene(1))
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    made = engine("mode: off")
+    assert len(list(made.stream(str(tmp_path)))) == 2
+    assert made.profile.skipped_frames == 1
