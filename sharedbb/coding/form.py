@@ -14,6 +14,9 @@ from sharedbb.errors import ArtifactError
 MAX_DECODED_BYTES = 2**31
 """Weights of more bytes than this, decoded, are refused."""
 
+MAX_RATIO, UNSUSPICIOUS_BYTES = 200, 2**26
+"""Weights of more bytes than the second are refused where they are more than the first times what they take packed."""
+
 FLOAT = np.dtype("<f4")
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "f64": np.dtype("<f8"),

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharedbb.coding.form import AS_IT_IS, DTYPE_NAMES, DTYPES, FLOAT, MAX_DECODED_BYTES, Coding, Entry
+from sharedbb.coding.form import (
+    AS_IT_IS,
+    DTYPE_NAMES,
+    DTYPES,
+    FLOAT,
+    MAX_DECODED_BYTES,
+    MAX_RATIO,
+    UNSUSPICIOUS_BYTES,
+    Coding,
+    Entry,
+)
 from sharedbb.coding.lanes import LaneReader, LaneWriter, deflated, inflated
 from sharedbb.coding.symbols import from_codebook, from_grid, grid, places_behind, runs_before, to_grid
 from sharedbb.errors import ArtifactError
@@ -59,7 +69,7 @@ def decode(data: bytes) -> dict[str, Tensor]:
     """The weights of ``encode``, by name, on the CPU, in the types they had before.
 
     Encoded again with the same codings they give the same bytes. Raises ArtifactError for bytes that are damaged, cut
-    off, of a newer version or made to exhaust the memory (more than ``MAX_DECODED_BYTES``).
+    off, of a newer version or made to exhaust the memory (more than ``MAX_DECODED_BYTES``, or far more than they are).
     """
     import torch
 
@@ -73,8 +83,9 @@ def decode(data: bytes) -> dict[str, Tensor]:
     if not all(0 <= length <= _BOOK_SIZE for length in lengths.values()):
         raise ArtifactError(f"coded weights: a codebook of more than {_BOOK_SIZE} values; do not trust this file")
     declared = sum(entry.bytes for entry in entries.values())
-    if declared > MAX_DECODED_BYTES:
-        raise ArtifactError(f"coded weights: {declared} bytes when decoded, more than {MAX_DECODED_BYTES}")
+    most = min(MAX_DECODED_BYTES, max(UNSUSPICIOUS_BYTES, MAX_RATIO * len(data)))
+    if declared > most:
+        raise ArtifactError(f"coded weights: {declared} bytes when decoded, more than {most}; do not trust this file")
     lanes = LaneReader(body, sizes, 2 * declared + FLOAT.itemsize * sum(lengths.values()))
     books = {group: lanes.take_numbers(length, FLOAT) for group, length in lengths.items()}
     found = {name: _take(lanes, name, entry, books) for name, entry in entries.items()}

@@ -284,6 +284,16 @@ def test_a_wrong_header_is_refused(change: Callable[[dict[str, Any]], Any]) -> N
         coding.decode(changed(change))
 
 
+def test_a_small_file_may_not_claim_to_be_a_huge_one() -> None:
+    zeros = {"w": torch.zeros(2**23)}
+    data = coding.encode(zeros, {"w": {"type": "uniform", "bits": 8, "sparse": True}})
+    assert torch.equal(coding.decode(data)["w"], zeros["w"])  # 32 MiB are nothing
+    more = {"w": torch.zeros(2**25)}
+    data = coding.encode(more, {"w": {"type": "uniform", "bits": 8, "sparse": True}})
+    with pytest.raises(ArtifactError, match="134217728 bytes when decoded, more than 67108864; do not trust this file"):
+        coding.decode(data)
+
+
 def test_a_small_file_cannot_fill_the_memory() -> None:
     """Deflated zeros that claim to be no more than they may be are inflated no further."""
     bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
