@@ -11,7 +11,7 @@ from sharedbb.learn.labels import MIN_BOX_AREA, MIN_BOX_SIDE, MIN_TAG_SHARE
 from sharedbb.media.synthetic import CLASSES, OBJECTS
 
 LIMITS = (
-    "A first model, trained for about an hour: a demonstration and a subject for measurements, not a safety system.",
+    "Trained for a few hours on two cores: a demonstration and a subject for measurements, not a safety system.",
     "One city, by day, dry, from a car's height. Night, rain, other countries and other cameras were not measured.",
     "Cameras that look down from above show plain asphalt without a horizon: large parts may be called vehicle or "
     "building. Motorways seen from a bridge and close-ups out of focus come out badly as well.",
