@@ -367,14 +367,14 @@ def _marked(left: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["exact", "bounded", "keyframe"])
-def test_reuse_within_a_size_goes_on_across_changes(reusing: list[Program], mode: Any, paces: dict[str, float]) -> None:
+def test_reuse_within_a_size_goes_on_across_changes(reusing: list[Program], mode: Any) -> None:
     """A size begins with a frame in full, even where the picture is the one that it saw last."""
     programs = [replace(program, bargain=Bargain(mode, audit=0.0), deadline_ms=1e3) for program in reusing]
     ladder = Ladder(programs, Rules(hold=3, audit=0.0, deadline_ms=1e3))
     pictures = [_still()] * 9 + [_marked(80)] * 3 + [_still()] * 6
     results: list[FrameResult] = []
     for at, picture in enumerate(pictures):
-        paces["pace"] = 1e9 if 5 <= at < 12 else 1e-9
+        ladder.state().pace = 1e9 if 6 <= at < 13 else 1e-9
         results.append(ladder.step(picture, timestamp=at / 10, order="rgb"))
     assert [result.geometry.network.height for result in results] == [128] * 6 + [64] * 7 + [128] * 5
     assert {results[at].mode for at in (5, 8, 15)} == {"still"}
@@ -387,12 +387,13 @@ def test_reuse_within_a_size_goes_on_across_changes(reusing: list[Program], mode
 
 def test_a_size_s_first_frame_says_nothing_about_the_pace(reusing: list[Program], paces: dict[str, float]) -> None:
     """It makes the buffers that all later frames find."""
-    programs = [replace(program, bargain=Bargain("bounded", audit=0.0), deadline_ms=1e3) for program in reusing]
+    bargain = Bargain("keyframe", audit=0.0, key_every=1)
+    programs = [replace(program, bargain=bargain, deadline_ms=1e3) for program in reusing]
     ladder = Ladder(programs, Rules(hold=3, audit=0.0, deadline_ms=1e3))
     heights = []
-    for pace in (1e9, 1e-9, 1e9, 1e-9, 1e9, 1e9):
+    for at, pace in enumerate((1e9, 1e-9, 1e9, 1e-9, 1e9, 1e9)):
         paces["pace"] = pace
-        heights.append(ladder.step(_still(), order="rgb").geometry.network.height)
+        heights.append(ladder.step(_still(at), order="rgb").geometry.network.height)
     assert heights == [128, 128, 128, 64, 64, 64]
     assert ladder.state().pace == 1e9
 
