@@ -57,8 +57,7 @@ def quantize(
 
     ``weight_bits``: of weights, where they differ; ``layers``: of some weights, by module, the innermost one counts
     (mixed precision).
-    ``symmetric``: grids whose zero is 0, or the middle for activations of both signs. ``per_channel``: a grid for each
-    output channel of a weight.
+    ``symmetric``: grids without a zero point of their own. ``per_channel``: a grid for each output channel of a weight.
     ``ignore``: modules that stay in floating point, as the convolutions that read the picture always do.
 
     Raises CompressionError for settings that do not fit, missing pictures or tools, a network quantized already.
@@ -154,24 +153,10 @@ def _calibrated(
     taken = images(network, data, pictures)
     match tool:
         case "nncf":
-            grids, biases = nncf.calibrated(graph, taken, alone, symmetric=symmetric)
+            return nncf.calibrated(graph, taken, alone, symmetric=symmetric)
         case "pt2e":
-            grids, biases = pt2e.calibrated(graph, taken, alone, symmetric=symmetric)
-        case _:
-            grids, biases = ranges.calibrated(graph, taken, alone, symmetric=symmetric, bits=bits)
-    return {edge: _unsigned(grid) for edge, grid in grids.items()}, biases
-
-
-def _unsigned(grid: Grid) -> Grid:
-    """The same steps counted from 0 up.
-
-    OpenVINO multiplies signed activations exactly only where the processor has AMX: with AVX-512 VNNI its error was
-    larger than that of rounding, without VNNI larger still. Unsigned ones, zero in the middle, are exact on all.
-    """
-    if grid.low >= 0 or grid.axis is not None or grid.dynamic:
-        return grid
-    bits = (grid.high - grid.low).bit_length()
-    return replace(grid, zero_point=grid.zero_point + 2 ** (bits - 1), low=0, high=2**bits - 1)
+            return pt2e.calibrated(graph, taken, alone, symmetric=symmetric)
+    return ranges.calibrated(graph, taken, alone, symmetric=symmetric, bits=bits)
 
 
 def _of_linear_layers(graph: Graph, weights: Mapping[str, Grid]) -> dict[str, Grid]:

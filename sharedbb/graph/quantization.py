@@ -159,6 +159,21 @@ def by_reader(graph: Graph) -> Graph:
     return Graph(tuple(nodes), graph.inputs, graph.outputs, graph.weights)
 
 
+def unsigned(graph: Graph) -> Graph:
+    """The same graph with activations of both signs rounded to the same steps counted from 0 up.
+
+    Only what lies below the lowest step differs: there is one more. Weights stay as they are.
+    """
+    nodes = []
+    for node in graph.nodes:
+        if str(node.op) == PER_TENSOR and isinstance(node.args[0], Value) and node.args[3] < 0:
+            source, scale, zero_point, low, high = node.args
+            count = 1 << (high - low).bit_length()
+            node = replace(node, args=(source, scale, zero_point + count // 2, 0, count - 1))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
 def unrounded(graph: Graph) -> Graph:
     """The same graph without activations being rounded; weights stay on their grids."""
     source: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from sharedbb.graph.quantization import (
     is_rounding,
     quantized,
     unrounded,
+    unsigned,
 )
 from sharedbb.graph.reach import Global, Reach, reach
 from sharedbb.nets import backbones
@@ -373,3 +374,23 @@ def test_unrounded_sees_operands_by_name_too(picture: Tensor) -> None:
 def test_computing_constants_leaves_rounded_weights_to_the_backend(rounded_graph: Graph) -> None:
     count = sum(map(is_rounding, rounded_graph.nodes))
     assert sum(map(is_rounding, fold_constants(rounded_graph).nodes)) == count
+
+
+def test_unsigned_grids_round_as_signed_ones_do(picture: Tensor) -> None:
+    network = Heads("a").eval()
+    graph = capture(network, picture, "")
+    scheme = Scheme(
+        {
+            "trunk|conv2d|0|0": Grid(torch.tensor(0.05), torch.tensor(0, dtype=torch.int32), -127, 127),
+            "trunk|conv2d|0|1": Grid(torch.tensor(0.01), torch.tensor(0, dtype=torch.int32), -127, 127),
+            "heads.a|conv2d|0|0": Grid(torch.tensor(0.02), torch.tensor(3, dtype=torch.int32), 0, 255),
+        }
+    )
+    rounded = quantized(graph, scheme)
+    changed = unsigned(rounded)
+    grids = {node.name: node.args[2:] for node in changed.nodes if is_rounding(node)}
+    assert sorted(grids.values()) == [(0, -127, 127), (3, 0, 255), (128, 0, 255)]  # the weight keeps its signs
+    centred = picture - 0.5
+    assert torch.equal(run(changed, centred)["a"], run(rounded, centred)["a"])
+    low = torch.full_like(picture, -100.0)  # below the lowest step, of which there is one more
+    assert not torch.equal(run(changed, low)["a"], run(rounded, low)["a"])
