@@ -453,12 +453,20 @@ def test_a_structure_that_does_not_fit_the_weights_is_refused(tmp_path: Path) ->
         artifact.load_weights(Tiny(), artifact.load(tmp_path / "x.sbb"), heads())
 
 
-@pytest.mark.parametrize("padding", [16_003, [1, 3], [0, 2]])
-def test_a_layer_that_pads_more_than_it_reaches_is_refused(tmp_path: Path, padding: Any) -> None:
-    shape = {"in_channels": 3, "out_channels": 4, "kernel_size": [3, 2]}
-    told = replace(MADE, structure={"backbone.0": {"type": "Conv2d", **shape, "padding": padding}})
-    artifact.save(tmp_path / "x.sbb", told, Tiny().state_dict())
-    with pytest.raises(WeightsError, match="reads far beyond its picture"):
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"padding": 16_003},
+        {"padding": [1, 300]},
+        {"padding": 60_000, "dilation": [60_000, 1]},
+        {"type": "ConvTranspose2d", "stride": 4096},
+        {"type": "ConvTranspose2d", "dilation": 4096},
+    ],
+)
+def test_a_layer_that_answers_far_beyond_its_picture_is_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    plain = {"type": "Conv2d", "in_channels": 3, "out_channels": 4, "kernel_size": [2, 2]}
+    artifact.save(tmp_path / "x.sbb", replace(MADE, structure={"backbone.0": plain | more}), Tiny().state_dict())
+    with pytest.raises(WeightsError, match="answers far beyond its picture"):
         artifact.load_weights(Tiny(), artifact.load(tmp_path / "x.sbb"), heads())
 
 

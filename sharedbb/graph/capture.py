@@ -298,10 +298,8 @@ def operator_of(op: str) -> Any:
 
 def is_random(node: Node) -> bool:
     """Whether a call gives something else each time: a generator, or a dropout that was written to drop always."""
-    if node.kind in DROPOUTS or node.kind.startswith(("rand", "bernoulli", "normal", "multinomial", "poisson")):
-        return True
     tags = () if node.op == "input" else getattr(operator_of(node.op), "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
+    return node.kind in DROPOUTS or torch.Tag.nondeterministic_seeded in tags
 
 
 def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -21,7 +21,8 @@ from sharedbb.learn.losses import Task
 from sharedbb.spec import Input
 from sharedbb.types import Geometry, Size
 
-GOLDEN = (5**0.5 - 1) / 2
+PERIOD, GOLDEN = 65_536, 40_503
+"""After how many batches the division among sets repeats, and the golden ratio of that, odd, so that all differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +108,25 @@ class Batches:
         return Geometry.fit(Size(*sample.rgb.shape[:2]), self.input.network_size, self.input.fit)
 
 
-@lru_cache(maxsize=16)
 def _divided(shares: tuple[float, ...], step: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """At which of its places the pictures of each set begin in a batch, and how many of the set came in those before.
+    """At which of its places each set's pictures begin in a batch, and how many of the set came in those before."""
+    starts, taken = _period(shares, size)
+    rounds, turn = divmod(step, PERIOD)
+    return starts[turn], rounds * taken[-1] + taken[turn]
+
+
+@lru_cache(maxsize=4)
+def _period(shares: tuple[float, ...], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of PERIOD batches: where its sets begin, and how many pictures of each came before; and behind the last.
 
     A share that is no whole number of pictures is rounded up in some batches and down in the others: each batch divides
     its places by the shares from another offset on, and offsets at the golden ratio spread evenly.
     """
     bounds = np.round(size * np.cumsum((0.0, *shares)) / sum(shares), 9)
-    offsets = GOLDEN * np.arange(step + 1) % 1.0
+    offsets = GOLDEN * np.arange(PERIOD) % PERIOD / PERIOD
     at = np.ceil(bounds - offsets[:, None]).astype(np.int64)
-    return at[-1, :-1], np.diff(at[:-1], axis=1).sum(0)
+    taken = np.cumsum(np.diff(at, axis=1), axis=0)
+    return at[:, :-1], np.concatenate([np.zeros_like(taken[:1]), taken])
 
 
 def _shuffled(count: int, position: int, seed: int) -> int:

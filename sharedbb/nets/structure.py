@@ -8,8 +8,7 @@ them runs no code but their constructors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
+from collections.abc import Callable, Mapping
 from reprlib import repr as short
 from typing import Any
 
@@ -25,6 +24,12 @@ WIDEST = 65_536
 
 DEEPEST = 4
 """Most Sequentials inside each other."""
+
+MOST_GROWTH, MOST_REACH, MOST_STRIDE = 16, 128, 32
+"""Pixels that a convolution may add to a side, and that a transposed one may spread a pixel over, and its stride."""
+
+GROWING = ("Conv2d", "ConvTranspose2d")
+_SIDES = (("kernel_size", 1), ("dilation", 1), ("padding", 0), ("stride", 1))
 
 _WORDS = ("same", "valid", "zeros", "reflect", "replicate", "circular")
 """Paddings and padding modes that are words."""
@@ -175,28 +180,26 @@ def _build(path: str, described: Any, depth: int = 0) -> nn.Module:
         raise WeightsError(f"layer {path!r} is described as {short(kind)}; known are {', '.join(KINDS)}, Sequential")
     if not all(_is_small(value) for value in settings.values()):
         raise WeightsError(f"layer {path!r} is described with impossible values: {short(settings)}")
-    if not _is_sensible(settings):
-        raise WeightsError(f"layer {path!r} reads far beyond its picture: {short(settings)}; do not trust this file")
+    if kind in GROWING and not _is_sensible(settings, transposed=kind == "ConvTranspose2d"):
+        raise WeightsError(f"layer {path!r} answers far beyond its picture: {short(settings)}; do not trust this file")
     try:
         return KINDS[kind][0](**settings)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise WeightsError(f"layer {path!r} cannot be a {kind} of {short(settings)}: {error}") from error
 
 
-def _is_sensible(settings: Mapping[str, Any]) -> bool:
-    """Whether a convolution pads no more than its kernel reaches, which bounds the size of what it answers."""
+def _is_sensible(settings: Mapping[str, Any], *, transposed: bool) -> bool:
+    """Whether the picture that a convolution answers has a size in proportion to the one that it reads."""
 
     def pair(name: str, usual: int) -> list[int]:
         value = settings.get(name, usual)
-        return value if isinstance(value, list) else [value] if isinstance(value, int) else []
+        return value if isinstance(value, list) else [value] * 2 if isinstance(value, int) else [usual] * 2
 
-    reach = [(side - 1) * step for side, step in zip(pair("kernel_size", 1), _like(pair("dilation", 1)), strict=False)]
-    return all(most <= edge for most, edge in zip(pair("padding", 0), _like(reach), strict=False))
-
-
-def _like(values: list[int]) -> Iterable[int]:
-    """As they are, or a single one again and again."""
-    return repeat(values[0]) if len(values) == 1 else values
+    kernel, dilation, padding, stride = (pair(*one) for one in _SIDES)
+    reach = [(side - 1) * step for side, step in zip(kernel, dilation, strict=False)]
+    if transposed:
+        return max(reach, default=0) <= MOST_REACH and max(stride, default=1) <= MOST_STRIDE
+    return all(2 * most - own <= MOST_GROWTH for most, own in zip(padding, reach, strict=False))
 
 
 def _is_small(value: Any) -> bool:

@@ -80,11 +80,18 @@ class Trust:
     _next_pause: int = FIRST_PAUSE
     _unseen: int = 0  # frames in full since the last audit
 
-    def allow(self, floor: Mapping[str, float]) -> None:
-        """Take in what noise alone changed of a frame's answers."""
+    def allow(self, floor: Mapping[str, float | None]) -> None:
+        """Take in what noise alone changed of a frame's answers; None of answers that cannot tell."""
         for head, share in floor.items():
-            known, count = self.floor.get(head, 0.0), self._floors.get(head, 0) + 1
-            self.floor[head], self._floors[head] = known + (share - known) / count, count
+            self._floors[head] = self._floors.get(head, 0) + 1
+            if share is not None:
+                known = self.floor.get(head, 0.0)
+                self.floor[head] = known + (share - known) / self._floors[head]
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether a frame was looked at for what noise does."""
+        return bool(self._floors)
 
     def knows_floor(self, head: str) -> bool:
         """Whether enough frames were looked at to know what noise does to a head's answers."""

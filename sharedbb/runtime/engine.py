@@ -292,7 +292,7 @@ class Engine:
                 head = self.program.heads[name]
                 answers = {part: self.program.device.answer(noisy[at]) for part, at in head.answers.items()}
                 floor[name] = changed(head.decoder(answers, state.geometry), state.outputs[name])
-            memory.allow({name: share for name, share in floor.items() if share is not None})
+            memory.allow(floor)
 
     def _result(
         self,

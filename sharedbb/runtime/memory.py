@@ -294,9 +294,9 @@ class Memory:
     @property
     def knows_nothing(self) -> bool:
         """Whether no frame was looked at yet for what noise does to the answers."""
-        return not self._is_exact and not self.trust.floor
+        return not self._is_exact and not self.trust.has_looked
 
-    def allow(self, floor: Mapping[str, float]) -> None:
+    def allow(self, floor: Mapping[str, float | None]) -> None:
         """Take in what noise alone changed of the answers."""
         for trust in self._trusts():
             trust.allow(floor)

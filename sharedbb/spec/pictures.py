@@ -17,7 +17,7 @@ class Pictures(Part):
     """The set, as `sharedbb.learn.open_data` takes it; paths are taken from the working directory."""
 
     share: Annotated[Number, Field(gt=0, le=1)] | None = None
-    """Its share of every batch, above 0 to 1; null: sets without a share have what is left, by their number of
+    """Its share of the batches, above 0 to 1; null: sets without a share have what is left, by their number of
     pictures."""
 
 

@@ -117,6 +117,11 @@ def test_what_noise_does_by_itself_is_no_error_of_reuse() -> None:
     assert not fair.knows_floor("c")
     fair.allow({"c": BUDGET})
     assert fair.floor["c"] == BUDGET
+    assert not strict.has_looked
+    for _ in range(FLOORS):
+        assert not strict.knows_floor("d")
+        strict.allow({"d": None})  # an answer that cannot tell is not asked for ever
+    assert (strict.floor, strict.has_looked, strict.knows_floor("d")) == ({}, True, True)
 
 
 def test_an_audit_that_compared_nothing_says_nothing() -> None:
