@@ -28,8 +28,8 @@ SMALLER = "the pruned network needs longer fine-tuning, on more pictures than th
 ROUNDED = "boxes near the threshold come and go when weights are rounded; training with rounded weights would help"
 OUTSIDE = "what the frame takes outside of the network stays as it was"
 NARROW = (
-    "the matrix unit runs bf16 as well, and layers of few channels do not fill its rows of 8-bit numbers; what the "
-    "frame takes outside of the network stays as it was"
+    "layers of few channels gain little, they do not fill the rows of units for 8-bit numbers; what the frame takes "
+    "outside of the network stays as it was"
 )
 
 

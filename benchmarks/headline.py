@@ -9,11 +9,13 @@ your own; without either, two clips are generated. What is not H.264 is encoded 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ import av
 
 import sharedbb as sb
 from benchmarks.headline_agreement import FLOAT, NOISE, OWN, REUSE, SAME_FLOAT, SMALL, agreements
+from benchmarks.headline_run import HEADS
 from benchmarks.limits import decode_ms
+from benchmarks.machine import weights
 from benchmarks.networks import PIPELINE
 from benchmarks.reuse_clips import ALL_STATIC as STATIC
 from benchmarks.schema import Limit, Number
@@ -76,7 +80,8 @@ ByWay = Mapping[str, Sequence[Run]]
 def clips_of(data: Path | None, videos: Sequence[Path], work: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Clips of fixed cameras, and of others, as H.264, by name."""
     work.mkdir(parents=True, exist_ok=True)
-    static, moving = {}, {video.name: video for video in videos}
+    names = Counter(video.name for video in videos)
+    static, moving = {}, {video.name if names[video.name] == 1 else str(video): video for video in videos}
     if data is not None:
         static = {name: Path(data) / "clips" / name for name in STATIC}
         moving = {MOVING: Path(data) / "clips" / MOVING, **moving}
@@ -120,13 +125,18 @@ def run(clip: Path, arguments: Sequence[str], frames: int, results: Path) -> Run
 
 
 def as_h264(clip: Path, folder: Path) -> Path:
-    """The clip, or the same pictures encoded as H.264 in ``folder`` where it is of another format."""
+    """The clip, or the same pictures encoded as H.264 in ``folder`` where it is of another format.
+
+    The file's name says of which file, and of which of its states, it was made.
+    """
     with av.open(str(clip)) as opened:
         stream = opened.streams.video[0]
         if stream.codec_context.name == "h264":
             return clip
         rate = float(stream.average_rate or 25)
-    return encoded(clip, folder / f"{clip.stem}-h264.mp4", rate)
+    told = clip.stat()
+    of = hashlib.sha256(f"{clip.resolve()} {told.st_size} {told.st_mtime_ns}".encode()).hexdigest()[:8]
+    return encoded(clip, folder / f"{clip.stem}-{of}-h264.mp4", rate)
 
 
 def encoded(source: Path | str, made: Path, rate: float = 25.0) -> Path:
@@ -194,13 +204,16 @@ def _work() -> Path:
 def prepared(options: argparse.Namespace) -> tuple[Path, Path]:
     """The folder of the four networks in 8 bits, and the street pipeline's file in 8 bits; made in a process apart.
 
-    Quantizing imports torch, which would stay in this process's memory and threads.
+    Quantizing imports torch, which would stay in this process's memory and threads. The folder's name says of which
+    weights they are and what they were calibrated on.
     """
-    models, rounded = options.work / "headline", options.work / "street-int8.json"
-    made = [models / f"{head}.xml" for head in ("surface", "objects", "edges", "scene")]
+    of = "camvid" if options.data and (Path(options.data) / "camvid").is_dir() else "clip"
+    models = options.work / f"headline-{weights()['street']}-{of}"
+    rounded = models / "street-int8.json"
+    made = [models / f"{head}.xml" for head in HEADS]
     if not all(path.is_file() for path in (*made, rounded)):
         data = str(options.data) if options.data else ""
-        command = [sys.executable, "-m", "benchmarks.headline_networks", str(options.work), data]
+        command = [sys.executable, "-m", "benchmarks.headline_networks", str(models), data]
         subprocess.run(command, check=True)
     return models, rounded
 

@@ -18,8 +18,10 @@ from typing import Any, TextIO
 import numpy as np
 
 import sharedbb as sb
+from sharedbb.runtime.streams import Prefetch
 
 HEADS = ("surface", "objects", "edges", "scene")
+AHEAD = 4  # frames decoded ahead, as many as the engine's queue holds
 
 
 def line_of(index: int, outputs: Mapping[str, Any]) -> str:
@@ -46,12 +48,13 @@ class Apart:
     """Four networks, each compiled by OpenVINO for itself from a file in ``models``.
 
     ``hint``: LATENCY runs one after another, each on all cores (the plug-in's own recommendation for one input at a
-    time); THROUGHPUT has ``at_once`` frames in flight, every network of each of them started before any is waited for
+    time); THROUGHPUT has as many frames in flight as the networks ask for
+    (``OPTIMAL_NUMBER_OF_INFER_REQUESTS``), every network of each of them started before any is waited for
     (https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html).
     Compiled models are cached on disk, as the documentation recommends for fast starts.
     """
 
-    def __init__(self, models: Path, hint: str, pipeline: str, at_once: int = 2) -> None:
+    def __init__(self, models: Path, hint: str, pipeline: str) -> None:
         import openvino as ov
 
         from sharedbb.registry import HEADS as KNOWN
@@ -69,7 +72,7 @@ class Apart:
         self._decoders = {head: resolve(KNOWN[spec.heads[head].type].decoder)(spec.heads[head]) for head in HEADS}
         self._parts = {head: [name.partition(".")[2] for name in _names(compiled[head])] for head in HEADS}
         self._slots = []
-        for _ in range(1 if hint == "LATENCY" else at_once):
+        for _ in range(max(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") for model in compiled.values())):
             picture = np.empty((1, size.height, size.width, 3), np.uint8)
             requests = {head: model.create_infer_request() for head, model in compiled.items()}
             for request in requests.values():
@@ -123,9 +126,9 @@ def _names(model: Any) -> list[str]:
 
 
 def apart_results(clip: Path, frames: int | None, networks: Apart) -> Iterator[tuple[str, Any]]:
-    """Mode and answers of every frame, by four networks."""
-    with sb.open_source(clip) as source:
-        for outputs in networks(islice(source, frames)):
+    """Mode and answers of every frame, by four networks; decoded ahead by a thread, as the engine does."""
+    with sb.open_source(clip) as source, Prefetch(source, AHEAD, "wait") as ahead:
+        for outputs in networks(islice(ahead, frames)):
             yield "apart", outputs
 
 

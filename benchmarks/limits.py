@@ -161,14 +161,6 @@ def _ready(stage: Stage) -> Any:
     return stage.executable.ready() if isinstance(stage.executable, Stored) else stage.executable
 
 
-def kernel_ms(program: Program) -> float:
-    """Milliseconds of all operators for all heads, run again and again; raises as ``Counted.of_program`` does."""
-    counted = Counted.of_program(program)
-    for _ in range(RUNS):
-        counted()
-    return sum(operator.ms for operator in counted.operators())
-
-
 def roofline_ms(program: Program, roofline: Roofline | None = None) -> float:
     """What these operators take at least on this machine, milliseconds; works for a program from the cache too."""
     stages = program.stages_for(frozenset(program.heads))
@@ -197,9 +189,15 @@ def account(case: str, whole_ms: float, timed: Sequence[Operator], roofline: Roo
     parts, least = spent(timed, whole_ms), roofline.total_ms(timed)
     between = parts.pop("between operators")
     named = ", ".join(f"{kind} {ms:.2f}" for kind, ms in parts.items())
+    counted = sum(one.ms for one in timed)
+    rest = (
+        f"{between:.2f} between them"
+        if between
+        else f"nothing between them (counted one by one they took {counted:.2f}; scaled to the whole)"
+    )
     return (
-        f"{case}: {whole_ms:.2f} ms, of it operators {sum(parts.values()):.2f} ({named}) and {between:.2f} between "
-        f"them; the roofline of these operators is {least:.2f} ms, {least / whole_ms:.0%} of the time."
+        f"{case}: {whole_ms:.2f} ms, of it operators {sum(parts.values()):.2f} ({named}) and {rest}; "
+        f"the roofline of these operators is {least:.2f} ms, {least / whole_ms:.0%} of the time."
     )
 
 

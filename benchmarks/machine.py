@@ -7,12 +7,15 @@ import platform
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from benchmarks.schema import Conditions
+from sharedbb import artifact
 from sharedbb.compiler.choose import machine
 
 PACKAGES = (
@@ -27,7 +30,8 @@ PACKAGES = (
     "opencv-python-headless",
 )
 OTHERS = 0.10  # of the cores' time that other processes may take while something is measured
-DRIFT = 0.10  # by which the same work may take longer at the end than at the beginning
+DRIFT = 0.10  # by which the same work may take longer, or shorter, at the end than at the beginning
+PIPELINES, DIGITS = Path(__file__).parent.parent / "pipelines", 12
 PROBE_SIZE, PROBE_RUNS = 100_000, 15
 
 
@@ -111,11 +115,18 @@ class Watch:
             load=[round(load, 2) for load in self._load],
             others=round(others, 3),
             drift=round(drift, 3),
-            quiet=others <= OTHERS and drift <= DRIFT,
+            quiet=others <= OTHERS and abs(drift) <= DRIFT,
             seconds=round(seconds),
             date=datetime.now(UTC).strftime("%Y-%m-%d"),
             versions=versions(),
+            weights=weights(),
         )
+
+
+@cache
+def weights() -> dict[str, str]:
+    """The first digits of the digest of every shipped artifact, by name: which networks were measured."""
+    return {path.stem: artifact.digest(path)[:DIGITS] for path in sorted(PIPELINES.glob("*.sbb"))}
 
 
 def versions() -> dict[str, str]:

@@ -96,6 +96,12 @@ def openvino_run(compiled: ov.CompiledModel, picture: np.ndarray) -> Callable[[]
     return call
 
 
+def openvino_in_flight(models: list[ov.Model], precision: ov.Type) -> int:
+    """How many frames in flight together the plug-in asks for under the throughput hint: the most of any network."""
+    compiled = (openvino_compiled(model, precision, "THROUGHPUT") for model in models)
+    return max(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") for model in compiled)
+
+
 def openvino_throughput(
     models: list[ov.Model], precision: ov.Type, picture: np.ndarray, frames: int
 ) -> Callable[..., Any]:
@@ -133,7 +139,7 @@ def picture_of(size: Size) -> np.ndarray:
 
 
 def onnx_call(network: nn.Module, normalization: Normalization, picture: np.ndarray) -> Callable[[], Any]:
-    """The whole network in ONNX Runtime's CPU provider."""
+    """The whole network in ONNX Runtime's CPU provider, whose threads sleep between two runs."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -141,7 +147,9 @@ def onnx_call(network: nn.Module, normalization: Normalization, picture: np.ndar
         path = f"{folder}/network.onnx"
         module = Normalized(network, normalization).eval()
         torch.onnx.export(module, (torch.from_numpy(picture),), path, dynamo=True, external_data=False, verbose=False)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: picture})
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.report_page import bound, fate, interval, measured, reason_mark, reasons, report_page
+from benchmarks.report_page import bound, fate, interval, is_former, measured, reason_mark, reasons, report_page
 from benchmarks.schema import RESULTS, Number, Suite
 from sharedbb.errors import SharedBBError
 from sharedbb.profiling.files import write_text
@@ -76,7 +76,7 @@ def readme_table(suites: Mapping[str, Suite], where: str) -> str:
     known = reasons(one for _, one in goals)
     return "\n".join(
         [
-            _lead([one for _, one in goals], shown),
+            _lead(shown, suites),
             *("", "| | measured | 95 % interval | goal | |", "|---|---:|---:|---:|---|"),
             *(_markdown_row(name, one, reason_mark(one, known)) for name, one in goals),
             *("", *(f"{place}. {' '.join(why.split())}" for why, place in known.items())),
@@ -84,11 +84,19 @@ def readme_table(suites: Mapping[str, Suite], where: str) -> str:
     ).rstrip()
 
 
-def _lead(goals: Sequence[Number], suites: Mapping[str, Suite]) -> str:
-    machines = ", ".join(dict.fromkeys(suite.conditions.machine for suite in suites.values()))
-    disturbed = ", ".join(name for name, suite in suites.items() if not suite.conditions.quiet)
+def _lead(shown: Mapping[str, Suite], suites: Mapping[str, Suite]) -> str:
+    """Where the table's numbers come from, how many goals are reached, and what not to believe without a thought."""
+    machines = ", ".join(dict.fromkeys(suite.conditions.machine for suite in shown.values()))
+    disturbed = ", ".join(name for name, suite in shown.items() if not suite.conditions.quiet)
     noise = f" The machine was not quiet while it measured {disturbed}." if disturbed else ""
-    return f"{machines}: {sum(one.is_met is True for one in goals)} of {len(goals)} goals reached.{noise}"
+    former = ", ".join(name for name, suite in shown.items() if is_former(suite))
+    other = f" Measured with former networks, not those shipped: {former}." if former else ""
+    return f"{machines}: {_reached(shown)} goals reached here, {_reached(suites)} in all suites.{noise}{other}"
+
+
+def _reached(suites: Mapping[str, Suite]) -> str:
+    goals = [one for suite in suites.values() for one in suite.numbers.values() if one.goal is not None]
+    return f"{sum(one.is_met is True for one in goals)} of {len(goals)}"
 
 
 def _markdown_row(name: str, number: Number, mark: str) -> str:

@@ -72,7 +72,7 @@ def times(timings: Mapping[str, Case], limits: Mapping[str, Limit]) -> str:
         group, colon, rest = name.partition(": ")
         groups.setdefault(group if colon else "", {})[rest if colon else name] = case
     lines = {name: limit.value for name, limit in limits.items() if limit.unit.split(" ")[0] == "ms"}
-    longest = [max(case.high_ms for case in cases.values()) for cases in groups.values()]
+    longest = [max(map(_reach, cases.values())) for cases in groups.values()]
     if max(longest) < FAR_APART * min(longest):
         return _times(groups, lines)
     return "".join(_times({name: cases}, _belonging(lines, name, groups)) for name, cases in groups.items())
@@ -86,7 +86,7 @@ def _belonging(limits: Mapping[str, float], group: str, groups: Iterable[str]) -
 
 def _times(groups: Mapping[str, Mapping[str, Case]], limits: Mapping[str, float]) -> str:
     """A chart of groups on one scale."""
-    top = 1.04 * max(*(case.high_ms for cases in groups.values() for case in cases.values()), *limits.values(), 1e-6)
+    top = 1.04 * max(*(_reach(case) for cases in groups.values() for case in cases.values()), *limits.values(), 1e-6)
     styles = {name: f"s{1 + number % (COLOURS - 1)}" for number, name in enumerate(limits)}
     grid = [(at, "grid") for at in ticks(0.0, top)]
     rows = ""
@@ -102,13 +102,20 @@ def _times(groups: Mapping[str, Mapping[str, Case]], limits: Mapping[str, float]
 
 
 def _time(name: str, case: Case, style: str, top: float, behind: str) -> str:
+    known = case.low_ms is not None and case.high_ms is not None
+    interval = f"95 % interval {case.low_ms:g} to {case.high_ms:g}" if known else "too few runs for an interval"
     title = (
-        f"{name}: median {case.median_ms:g} ms, 95 % interval {case.low_ms:g} to {case.high_ms:g}, "
+        f"{name}: median {case.median_ms:g} ms, {interval}, "
         f"10th to 90th percentile {case.p10_ms:g} to {case.p90_ms:g}, {case.runs} runs"
     )
     drawn = _bar(case.median_ms, style, top) + _interval(case.low_ms, case.high_ms, top)
-    value = f"{measure(case.median_ms, 'ms')} <small>{written(case.low_ms)}–{written(case.high_ms)}</small>"
-    return _row(name, _row_picture(behind, drawn, title), value)
+    beside = f"{written(case.low_ms)}–{written(case.high_ms)}" if known else f"{case.runs} runs"
+    return _row(name, _row_picture(behind, drawn, title), f"{measure(case.median_ms, 'ms')} <small>{beside}</small>")
+
+
+def _reach(case: Case) -> float:
+    """How far to the right a case is drawn."""
+    return max(case.median_ms, case.high_ms or 0.0)
 
 
 def stacks(spent: Mapping[str, Mapping[str, float]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import weights
 from benchmarks.report_charts import FAR_APART, curves, goal_bar, measure, stacks, times, top_of, written
 from benchmarks.report_tables import crossed, details, plain_rows, table, title_of, whole
 from benchmarks.schema import Conditions, Number, Suite
@@ -107,6 +108,11 @@ def _tiles(suites: Mapping[str, Suite], goals: list[Number]) -> str:
     )
 
 
+def is_former(suite: Suite) -> bool:
+    """Whether a suite was measured with other weights than those that are shipped now, or nobody knows with which."""
+    return suite.conditions.weights != weights()
+
+
 def _overview(suites: Mapping[str, Suite]) -> str:
     rows = []
     for name, suite in suites.items():
@@ -114,13 +120,16 @@ def _overview(suites: Mapping[str, Suite]) -> str:
         met = sum(one.is_met is True for one in goals)
         asks = f"{_link(name)}{_small(suite.about)}"
         state = _badge("quiet", "met") if suite.conditions.quiet else _badge("not quiet", "missed")
+        state += f" {_badge('former networks', 'missed')}" if is_former(suite) else ""
         reached = f"{met} of {len(goals)}" if goals else "–"
         rows.append([asks, reached, state, _duration(suite.conditions.seconds), suite.conditions.date])
     return table(("Suite", "goals met", "machine", "took", "measured"), rows, "suites cards")
 
 
-def _duration(seconds: int) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds} s" if seconds else "–"
+def _duration(seconds: int | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds} s"
 
 
 def _link(name: str) -> str:
@@ -164,11 +173,14 @@ def _part(title: str, content: str, note: str = "") -> str:
 def _disturbed(conditions: Conditions) -> str:
     if conditions.quiet:
         return ""
-    text = (
-        f"Not quiet: other processes took {percent(conditions.others)} of the cores, the same work took "
-        f"{percent(max(0.0, conditions.drift))} longer at the end, and the load at the beginning was "
-        f"{conditions.load[0]:g}. Measure again before you believe small differences."
-    )
+    if conditions.others is None or conditions.drift is None:
+        text = "Nobody watched the machine meanwhile: whether it was quiet is not known."
+    else:
+        text = (
+            f"Not quiet: other processes took {percent(conditions.others)} of the cores, the same work took "
+            f"{percent(abs(conditions.drift))} {'longer' if conditions.drift > 0 else 'shorter'} at the end, and the "
+            f"load at the beginning was {conditions.load[0]:g}. Measure again before you believe small differences."
+        )
     return f'<p class="warning">{escaped(text)}</p>'
 
 
@@ -193,11 +205,15 @@ def _numbers(numbers: Mapping[str, Number]) -> str:
 
 
 def _scales(numbers: Mapping[str, Number]) -> dict[str, float]:
-    """By number the end of its scale: one for all that are given in × while they are not far apart; else its own."""
+    """By number the end of its scale: one for all in ×, or all of them without a goal, that are not far apart.
+
+    Without a goal a bar on a scale of its own would say nothing; those that are far apart share theirs all the same.
+    """
     own = {name: top_of([one]) for name, one in numbers.items()}
-    ratios = [own[name] for name, one in numbers.items() if one.unit == "×" and one.measured is not None]
-    near = bool(ratios) and max(ratios) < FAR_APART * min(ratios)
-    return {name: max(ratios) if near and one.unit == "×" else own[name] for name, one in numbers.items()}
+    ratios = {name: own[name] for name, one in numbers.items() if one.unit == "×" and one.measured is not None}
+    if ratios and max(ratios.values()) >= FAR_APART * min(ratios.values()):
+        ratios = {name: top for name, top in ratios.items() if numbers[name].goal is None}
+    return own | dict.fromkeys(ratios, max(ratios.values(), default=1.0))
 
 
 def _facts(rows: Mapping[str, str]) -> str:

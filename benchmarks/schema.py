@@ -26,20 +26,26 @@ class Conditions(_Part):
     mhz: int | None = Field(description="clock of the processor, where it can be read")
     celsius: float | None = Field(description="of the hottest sensor, where one can be read")
     load: list[float] = Field(description="load averages over 1, 5 and 15 minutes at the beginning")
-    others: float = Field(description="share of the cores' time that other processes took meanwhile")
-    drift: float = Field(description="by how much a fixed piece of work took longer at the end than at the beginning")
-    quiet: bool = Field(description="whether both were small enough to believe the numbers")
-    seconds: int = Field(description="that the suite took")
+    others: float | None = Field(description="share of the cores' time that other processes took meanwhile")
+    drift: float | None = Field(
+        description="by how much a fixed piece of work took longer at the end than at the beginning"
+    )
+    quiet: bool = Field(description="whether both are known, and small enough to believe the numbers")
+    seconds: int | None = Field(description="that the suite took")
     date: str
     versions: dict[str, str]
+    weights: dict[str, str] = Field(default={}, description="first digits of the shipped artifacts' digests, by name")
 
 
 class Case(_Part):
-    """Milliseconds of one case: median, its 95 % confidence interval (by order statistics), 10th, 90th percentile."""
+    """Milliseconds of one case: median, its 95 % confidence interval (by order statistics), 10th, 90th percentile.
+
+    Fewer than six runs have no such interval: even their least and greatest cover the median less often.
+    """
 
     median_ms: float
-    low_ms: float
-    high_ms: float
+    low_ms: float | None
+    high_ms: float | None
     p10_ms: float
     p90_ms: float
     runs: int

@@ -16,7 +16,7 @@ Work = TypeVar("Work")
 NAMED = ("timings", "numbers", "spent")
 """Fields of a suite in which a section's names begin with the section's own: ``exact: static``."""
 
-MEASURED = {"date", "load", "others", "drift", "quiet", "seconds"}
+MEASURED = {"date", "load", "others", "drift", "quiet", "seconds", "weights"}
 """Of the conditions, what is kept with every section."""
 
 

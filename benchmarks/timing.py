@@ -18,26 +18,26 @@ from benchmarks.machine import Watch, pin
 from benchmarks.schema import RESULTS, Case, Number, Suite
 
 SETTLE_SECONDS = 0.005
+LEAST_RUNS = 6  # the least and the greatest of five cover their median in less than 19 of 20 cases
 HALF_INTERVAL = 0.98  # half of 1.96: of the median's 95 % interval, in ranks, times the square root of the count
 
 
-def _interval(ordered: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % confidence interval of the median, by order statistics."""
+def _interval(ordered: NDArray[np.float64], digits: int) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % confidence interval of the median, by order statistics; none of fewer than LEAST_RUNS."""
     count = len(ordered)
+    if count < LEAST_RUNS:
+        return None, None
     reach = HALF_INTERVAL * count**0.5
     low, high = int(max(0, np.floor(count / 2 - reach))), int(min(count - 1, np.ceil(count / 2 + reach)))
-    return float(ordered[low]), float(ordered[high])
+    return round(float(ordered[low]), digits), round(float(ordered[high]), digits)
 
 
 def case_of(seconds: list[float]) -> Case:
     """The numbers of single runs, in seconds."""
     ordered = np.sort(np.asarray(seconds)) * 1e3
-    low, high = _interval(ordered)
-    middle, p10, p90 = np.percentile(ordered, [50, 10, 90])
-    values = [round(float(value), 4) for value in (middle, low, high, p10, p90)]
-    return Case(
-        median_ms=values[0], low_ms=values[1], high_ms=values[2], p10_ms=values[3], p90_ms=values[4], runs=len(ordered)
-    )
+    low, high = _interval(ordered, 4)
+    middle, p10, p90 = (round(float(value), 4) for value in np.percentile(ordered, [50, 10, 90]))
+    return Case(median_ms=middle, low_ms=low, high_ms=high, p10_ms=p10, p90_ms=p90, runs=len(ordered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +58,24 @@ class Rounds:
         Number (goal, better, why, unit).
         """
         ratios = np.sort(np.asarray(self.seconds[slow]) / np.asarray(self.seconds[fast]))
-        low, high = _interval(ratios)
-        return Number(measured=round(float(np.median(ratios)), 3), low=round(low, 3), high=round(high, 3), **more)
+        low, high = _interval(ratios, 3)
+        return Number(measured=round(float(np.median(ratios)), 3), low=low, high=high, **more)
 
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 5) -> Rounds:
     """Time every case ``rounds`` times, one after another in every round, so that what disturbs one disturbs all.
 
-    The order rotates, and before each case the threads of the one before it get time to go to sleep: worker threads
-    that still spin would slow down whoever comes next.
+    Every round has an order of its own (of a fixed seed), so that no case always follows the same one and finds what
+    that left in the caches; and before each case the threads of the one before it get time to go to sleep: worker
+    threads that still spin would slow down whoever comes next.
     """
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    order = list(cases.items())
+    names, rng = list(cases), np.random.default_rng(0)
     for round_ in range(rounds + warm):
-        order = order[1:] + order[:1]
-        for name, case in order:
+        for name in rng.permutation(names):
             time.sleep(SETTLE_SECONDS)
             start = time.perf_counter()
-            case()
+            cases[name]()
             if round_ >= warm:
                 taken[name].append(time.perf_counter() - start)
     return Rounds(taken)
@@ -99,9 +99,8 @@ class Measurement:
         show_numbers(suite.numbers)
         print("not kept (--quick)" if self._out is None else f"kept in {suite.write(self._out)}")
         if not conditions.quiet:
-            print(
-                f"not quiet: others took {conditions.others:.0%} of the cores, the clock drifted {conditions.drift:.0%}"
-            )
+            others, drift = conditions.others, conditions.drift
+            print(f"not quiet: others took {others:.0%} of the cores, the clock drifted {drift:+.0%}")
         return suite
 
 
@@ -140,7 +139,7 @@ def show(title: str, timings: Mapping[str, Case], baseline: str) -> None:
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, timing in timings.items():
         ratio = timing.median_ms / timings[baseline].median_ms
-        interval = f"{timing.low_ms:.3f}–{timing.high_ms:.3f}"
+        interval = "" if timing.low_ms is None else f"{timing.low_ms:.3f}–{timing.high_ms:.3f}"
         table.add_row(name, f"{timing.median_ms:.3f}", interval, f"{ratio:.2f}")
     Console().print(table)
 

@@ -53,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that train together, one thread each")
     parser.add_argument("--threads", type=int, help="torch threads of a lone process")
     parser.add_argument("--start", type=Path, help="an artifact to begin with, instead of random weights")
+    parser.add_argument("--overlap", type=float, default=0.0, help="weight of IoU in what surface learns")
     parser.add_argument("--steady", type=float, default=0.0, help="weight of answering alike under noise")
     parser.add_argument("--unlabelled", type=Path, nargs="*", default=[], help="clips that --steady may use as well")
     parser.add_argument("--seed", type=int, default=0)
@@ -74,7 +75,13 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     if options.start:
         network.load_state_dict(artifact.load(options.start).weights)
     recipe = Recipe(
-        options.minutes, options.steps, options.batch, lr=options.lr, steady=options.steady, seed=options.seed
+        options.minutes,
+        options.steps,
+        options.batch,
+        lr=options.lr,
+        overlap=options.overlap,
+        steady=options.steady,
+        seed=options.seed,
     )
     pools = [Pool(real, questions_of(pipeline, real), 1 - recipe.synthetic if rendered else 1.0)]
     if rendered:
@@ -84,7 +91,7 @@ def trainer(options: argparse.Namespace, team: Team) -> Trainer:
     made = Trainer(
         network,
         recipe,
-        Mix(pools, tasks_of(pipeline, real), pipeline.input, recipe.seed, clips),
+        Mix(pools, tasks_of(pipeline, real, overlap=recipe.overlap), pipeline.input, recipe.seed, clips),
         device,
         pipeline.input.normalization,
         team,

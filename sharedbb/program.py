@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -242,6 +243,19 @@ class Program:
     stems: tuple[str, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     _stages: dict[frozenset[str], tuple[Stage, ...]] = field(default_factory=dict, init=False, repr=False)
+    _shares: dict[frozenset[str], float] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-adds of a frame in full: every segment once."""
+        return sum(stage.facts.macs for stage in self.stages)
+
+    def share_for(self, heads: frozenset[str]) -> float:
+        """The share of ``macs`` in the segments that the given heads need; 1 where there are none to count."""
+        if heads not in self._shares:
+            own = sum(stage.facts.macs for stage in self.segments_for(heads))
+            self._shares[heads] = own / self.macs if self.macs else 1.0
+        return self._shares[heads]
 
     def segments_for(self, heads: frozenset[str]) -> tuple[Stage, ...]:
         """The segments that the given heads need, in execution order."""
@@ -260,10 +274,12 @@ class FramePlan:
     """What one frame will run: the heads that are due, and the stages that they need, in order.
 
     ``dropped`` are heads whose turn it was and for which the deadline left no time. ``predicted_ms`` is the time the
-    stages took when they were compiled, 0 where that was not measured.
+    stages took when they were compiled, 0 where that was not measured; ``work`` is their share of the multiply-adds of
+    a frame in full.
     """
 
     due: tuple[str, ...]
     stages: tuple[Stage, ...]
     dropped: tuple[str, ...] = ()
     predicted_ms: float = 0.0
+    work: float = 1.0

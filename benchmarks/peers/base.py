@@ -17,7 +17,8 @@ from torch import nn
 import sharedbb as sb
 from benchmarks import networks
 from sharedbb.compiler import build_network
-from sharedbb.types import Geometry, Normalization, Size
+from sharedbb.transforms.rgb import RgbIntake
+from sharedbb.types import Normalization, Size
 
 Picture = NDArray[np.uint8]
 Answers = dict[str, NDArray[Any]]
@@ -91,9 +92,9 @@ class Work:
         """Of the network's input."""
         return self.pipeline.input.normalization
 
-    def intake(self) -> Letterbox:
+    def intake(self) -> Intake:
         """What brings decoded frames into the network's input."""
-        return Letterbox(self.size, self.normalization)
+        return Intake(self.pipeline)
 
 
 @dataclass(frozen=True)
@@ -113,25 +114,19 @@ class Peer:
     differs: str = ""
 
 
-class Letterbox:
-    """Decoded frames as RGB pictures of the network's size, uint8 [1, H, W, 3]; bars hold the normalisation's mean.
+class Intake:
+    """Decoded frames as RGB pictures of the network's size, uint8 [1, H, W, 3], the same array every time.
 
-    One call of FFmpeg's swscale resizes (bilinear) and converts, as PyAV's documentation has it
-    (https://pyav.basswood-io.com/docs/stable/api/video.html, ``VideoFrame.to_ndarray``): about half of what converting
-    the whole frame and resizing it by OpenCV takes. The array is the same every time.
+    It is the engine's own intake, so that all see the same pixels and nobody pays for slower ones.
     """
 
-    def __init__(self, size: Size, normalization: Normalization) -> None:
-        bars = np.rint(normalization.mean).astype(np.uint8)
-        self._size = size
-        self.picture: Picture = np.empty((1, size.height, size.width, 3), np.uint8)
-        self.picture[...] = bars
+    def __init__(self, pipeline: sb.Pipeline) -> None:
+        size = pipeline.input.network_size
+        self.picture: Picture = np.zeros((1, size.height, size.width, 3), np.uint8)
+        self._read = RgbIntake(self.picture, pipeline.input.fit, pipeline.input.normalization)
 
     def __call__(self, frame: sb.Frame) -> Picture:
-        left, top, width, height = Geometry.fit(frame.size, self._size, "letterbox").placed
-        assert frame.video is not None
-        small = frame.video.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR")
-        self.picture[0, top : top + height, left : left + width] = small
+        self._read(frame)
         return self.picture
 
 
@@ -164,12 +159,7 @@ def calibration_of(data: Path | None, clip: Path, pipeline: sb.Pipeline, picture
 
 def boxed(frame: sb.Frame, pipeline: sb.Pipeline) -> Picture:
     """The frame as the pipeline's network sees it, uint8 RGB [H, W, 3]."""
-    from sharedbb.transforms.rgb import RgbIntake
-
-    size = pipeline.input.network_size
-    buffer = np.zeros((1, size.height, size.width, 3), np.uint8)
-    RgbIntake(buffer, pipeline.input.fit, pipeline.input.normalization)(frame)
-    return buffer[0]
+    return Intake(pipeline)(frame)[0]
 
 
 def cores() -> int:

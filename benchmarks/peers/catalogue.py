@@ -62,5 +62,3 @@ GROUPS: Mapping[str, tuple[Peer, ...]] = {
     "ONNX Runtime and torch": (*ONNX, *TORCH),
     "frameworks": (LOOP, ROBOFLOW, MEDIAPIPE, ULTRALYTICS, *ELSEWHERE),
 }
-
-PEERS: Mapping[str, Peer] = {peer.name: peer for group in GROUPS.values() for peer in group}

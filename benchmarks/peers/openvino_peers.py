@@ -9,7 +9,7 @@ from typing import Any
 import openvino as ov
 
 import sharedbb as sb
-from benchmarks.peers.base import Answers, Letterbox, Peer, Work
+from benchmarks.peers.base import Answers, Intake, Peer, Work
 from benchmarks.peers.quantized import float_models, int8_models, merged_float, merged_int8
 
 PAGES = "https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference"
@@ -85,7 +85,7 @@ def one_by_one(models: Models, *, together: bool = False) -> Callable[[Work], Ca
 class InFlight:
     """Frames through all models, ``IN_FLIGHT`` at once: each begins as it is given, the last one awaits them all."""
 
-    def __init__(self, models: Sequence[ov.CompiledModel], intakes: Sequence[Letterbox]) -> None:
+    def __init__(self, models: Sequence[ov.CompiledModel], intakes: Sequence[Intake]) -> None:
         self._intakes = intakes
         self._queues = [ov.AsyncInferQueue(model, len(intakes)) for model in models]
         self._answers: list[Answers] = []

@@ -59,9 +59,9 @@ class Bench:
     work: Work
     groups: Mapping[str, Sequence[Peer]]
     rounds: int
+    absent: dict[str, str] = field(default_factory=dict)
     timings: dict[str, Case] = field(default_factory=dict)
     numbers: dict[str, Number] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
     agreeing: dict[str, dict[str, float]] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -70,7 +70,10 @@ class Bench:
         """As the command line has it."""
         quick = {"frames": AGREEING, "pictures": 8} if options.quick else {"frames": FRAMES, "pictures": CALIBRATION}
         work = Work.street(options.data, options.work, environments=options.envs, **quick)
-        return cls(work, chosen(options.only), options.rounds)
+        groups = chosen(options.only)
+        asked = {peer.name for peers in groups.values() for peer in peers}
+        left = [peer.name for peers in GROUPS.values() for peer in peers if peer.name not in asked]
+        return cls(work, groups, options.rounds, dict.fromkeys(left, f"not asked for: --only {options.only}"))
 
     def results(self) -> dict[str, Any]:
         """The suite's fields."""

@@ -139,10 +139,11 @@ def _courses(recipe: Mapping[str, Any]) -> Iterator[str]:
         if recipe.get("steady")
         else ""
     )
+    overlap = f", weight of IoU in `surface` {recipe['overlap']:g}" if recipe.get("overlap") else ""
     yield (
         f"{'From those weights' if before else 'From random weights, no pretraining'}: {recipe['step']} steps of batch "
         f"{recipe['batch']} in {recipe['seconds'] / 60:.0f} minutes, crops of {crops}, learning rate {recipe['lr']:g}, "
-        f"weight decay {recipe['weight_decay']:g}, averaging {recipe['averaging']:g}.{steady} "
+        f"weight decay {recipe['weight_decay']:g}, averaging {recipe['averaging']:g}{overlap}.{steady} "
         + " ".join(recipe.get("notes", ()))
     ).rstrip()
 

@@ -34,8 +34,9 @@ LONGEST_STEP = 20.0
 class Recipe:
     """Everything that decides how training goes. ``steps`` or ``minutes`` of work end it; ``steps`` wins if given.
 
-    ``crops``: (share of the training at which it begins, height, width), ascending. ``steady``: weight of the losses
-    that keep answers still under noise; above 0, every crop is seen twice.
+    ``crops``: (share of the training at which it begins, height, width), ascending. ``overlap``: weight of IoU in what
+    `surface` learns. ``steady``: weight of the losses that keep answers still under noise; above 0, every crop is seen
+    twice.
     """
 
     minutes: float = 60.0
@@ -47,6 +48,7 @@ class Recipe:
     warm_up: float = 0.03
     averaging: float = 0.998
     synthetic: float = 0.25
+    overlap: float = 0.0
     steady: float = 0.0
     bf16: bool = True
     seed: int = 0

@@ -148,7 +148,8 @@ class Comparison:
         for summary in heads.values():
             summary["worst_frame"] = self.numbers[summary["worst_frame"]]
         speedup = against["mean_ms"] / ours["mean_ms"]
-        saved = max(0.0, 1 - ours["work"] / against["work"]) if against["work"] else 0.0
+        spent, dense = (one.work * one.engine.program.macs for one in (self.ours, self.against))
+        saved = max(0.0, 1 - spent / dense) if dense else 0.0
         told = {
             "pipeline": self.ours.engine.program.name,
             "source": source,

@@ -62,6 +62,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE.sbb", help="Weights to begin with; new heads stay random.")
     ] = None,
+    overlap: Annotated[
+        float, typer.Option("--overlap", metavar="W", min=0, help="Weight of IoU beside segmentation's cross-entropy.")
+    ] = 0.0,
     batch: BatchOption = 8,
     lr: RateOption = 1e-3,
     crop: CropOption = None,
@@ -108,6 +111,7 @@ def train(
         batch=batch,
         lr=lr,
         crop=crop_of(crop),
+        overlap=overlap,
         balance=cast("Balancing", balance),
         heads=weights_of(weight or ()),
         seed=seed,

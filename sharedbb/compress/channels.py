@@ -69,11 +69,6 @@ def is_grouped(layer: nn.Module) -> bool:
     return isinstance(layer, Convolution) and 1 < layer.groups < layer.out_channels
 
 
-def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a convolution gives each channel from that channel alone."""
-    return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
-
-
 def joined(groups: Sequence[ChannelGroup], layers: Mapping[str, nn.Module]) -> tuple[list[ChannelGroup], list[Held]]:
     """Groups on the two sides of a grouped convolution made one, whose unit is what one of its groups reads and gives.
 

@@ -24,9 +24,10 @@ class Course:
 
     ``crop``: height and width of the crops, multiples of 32; None for CROPS. ``lr`` falls along half a cosine after
     ``warm_up``, a share of the training; ``averaging`` is the decay of the weights' moving average. ``labels``: weight
-    of what labels say. ``balance``: how the losses of heads are weighed (``balance``); ``heads``: their given weights,
-    where they are not those of ``losses.WEIGHTS`` (``fixed``) or 1 (the others). ``bf16``: compute in bfloat16 where
-    that is enough (weights and sums stay float32).
+    of what labels say. ``overlap``: weight of IoU in what segmentation learns (``losses.overlap_loss``). ``balance``:
+    how the losses of heads are weighed (``balance``); ``heads``: their given weights, where they are not those of
+    ``losses.WEIGHTS`` (``fixed``) or 1 (the others). ``bf16``: compute in bfloat16 where that is enough (weights and
+    sums stay float32).
     """
 
     steps: int | None = None
@@ -38,6 +39,7 @@ class Course:
     warm_up: float = 0.05
     averaging: float = 0.998
     labels: float = 1.0
+    overlap: float = 0.0
     distill: Distill | None = None
     balance: Balancing = "fixed"
     heads: Mapping[str, float] = field(default_factory=dict)

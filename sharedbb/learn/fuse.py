@@ -175,6 +175,7 @@ class _Fusing:
             asked.batch,
             asked.crop,
             asked.lr,
+            overlap=asked.overlap,
             balance=asked.balance,
             heads=asked.weights,
             seed=self.spec.seed,

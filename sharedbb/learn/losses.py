@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -64,10 +64,11 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Cross-entropy of the classes, weighted by class; void does not count."""
+    """Cross-entropy of the classes, weighted by class, plus ``overlap`` × how far IoU is off; void does not count."""
 
     class_weight: Tensor
     weight: float = 1.0
+    overlap: float = 0.0
 
     def target(self, known: Sequence[Known | None], size: Size) -> Tensor:
         """uint8 [N, H, W] in the head's classes."""
@@ -75,8 +76,9 @@ class Segmentation:
         return torch.from_numpy(np.stack(maps))
 
     def loss(self, raw: Raw, target: Tensor) -> Tensor:
-        """See ``segmentation_loss``."""
-        return segmentation_loss(raw["logits"], target, self.class_weight)
+        """See ``segmentation_loss`` and ``overlap_loss``."""
+        loss = segmentation_loss(raw["logits"], target, self.class_weight)
+        return loss + self.overlap * overlap_loss(raw["logits"], target) if self.overlap else loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,17 +225,18 @@ def questions_of(pipeline: Pipeline, data: Data) -> dict[str, Asked]:
     return {name: question for name, question in found.items() if question is not None}
 
 
-def tasks_of(pipeline: Pipeline, *sets: Data) -> dict[str, Task]:
+def tasks_of(pipeline: Pipeline, *sets: Data, overlap: float = 0.0) -> dict[str, Task]:
     """The heads that can learn from labels or teachers of any of ``sets``, by name, each with its task.
 
-    Reads up to MOST_COUNTED pictures of each set, for the weights of classes.
+    ``overlap``: weight of ``overlap_loss`` in what segmentation learns. Reads up to MOST_COUNTED pictures of each set,
+    for the weights of classes.
     """
     asked_of = [(data, questions_of(pipeline, data)) for data in sets]
     wanted = {name for data, questions in asked_of for name in (*questions, *data.taught)}
     heads = {name: head for name, head in pipeline.heads.items() if name in wanted}
     counted = [name for name, head in heads.items() if head.type == "segmentation" and not _of_edges(head)]
     counts = _counts(asked_of, counted) if counted else {}
-    return {name: _task(head, counts.get(name, np.zeros(0))) for name, head in heads.items()}
+    return {name: _task(head, counts.get(name, np.zeros(0)), overlap) for name, head in heads.items()}
 
 
 def _counts(
@@ -256,12 +259,12 @@ def _of_edges(head: Head) -> bool:
     return tuple(getattr(head, "classes", ())) == EDGES
 
 
-def _task(head: Any, counts: np.ndarray[Any, Any]) -> Task:
+def _task(head: Any, counts: np.ndarray[Any, Any], overlap: float) -> Task:
     match head.type:
         case "segmentation" if _of_edges(head):
             return Boundaries(head.taps[0])
         case "segmentation":
-            return Segmentation(class_weights(counts[: len(head.classes)]))
+            return Segmentation(class_weights(counts[: len(head.classes)]), overlap=overlap)
         case "detection":
             return Detection(len(head.classes), head.taps)
         case "tags":
@@ -293,6 +296,27 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     logits = F.interpolate(logits.float(), scale_factor=2, mode="bilinear", align_corners=False)
     step = labels.shape[-1] // logits.shape[-1]
     return cell_loss(logits, labels[:, step // 2 :: step, step // 2 :: step], weight)
+
+
+def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 − IoU, made differentiable, at the resolution of ``logits`` [N, C, h, w]: a mean over the classes that occur.
+
+    The Lovász extension of 1 − IoU (Berman et al. 2018): with answers that are sure it is 1 − IoU itself, so that rare
+    classes count as much as common ones. ``labels`` uint8 [N, H, W] at stride 1; the pixel at a cell's centre is asked,
+    void is not. 0 where all is void.
+    """
+    step = labels.shape[-1] // logits.shape[-1]
+    labels = labels[:, step // 2 :: step, step // 2 :: step]
+    known = labels != VOID
+    classes, wanted = cast("tuple[Tensor, Tensor]", torch.unique(labels[known].long(), return_inverse=True))
+    given = logits.float().softmax(1).movedim(1, 0)[:, known][classes]
+    right = (torch.arange(len(classes), device=wanted.device)[:, None] == wanted).to(given)
+    off, order = (right - given).abs().sort(dim=1, descending=True)
+    right = right.gather(1, order)
+    area = right.sum(1, keepdim=True)
+    lost = 1 - (area - right.cumsum(1)) / (area + (1 - right).cumsum(1))
+    steps = lost.diff(dim=1, prepend=lost.new_zeros(len(classes), 1))
+    return (off * steps).sum() / max(1, len(classes))
 
 
 def cell_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:

@@ -84,7 +84,8 @@ class Trainer:
         self.origin = dict(origin or {})
         self.constrain, self.around = constrain, around or (lambda _module: nullcontext())
         self.masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
-        self.tasks = tasks_of(pipeline, *(one for one, _ in self.sets)) if course.labels > 0 else {}
+        sets = [one for one, _ in self.sets]
+        self.tasks = tasks_of(pipeline, *sets, overlap=course.overlap) if course.labels > 0 else {}
         pools = [Pool(one, questions_of(pipeline, one), share) for one, share in self.sets]
         self.batches = Batches(pools, self.tasks, pipeline.input, course.seed)
         self.distiller = self._distiller(teacher)

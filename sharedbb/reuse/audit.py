@@ -39,11 +39,6 @@ class Canary:
         chosen = self._dice.random() < self._share
         return self._share > 0 and (chosen or self._seen[kind] in FIRST_AUDITS)
 
-    @property
-    def expected_delay(self) -> float:
-        """Frames that pass on average until an error is seen."""
-        return 1 / self._share if self._share > 0 else float("inf")
-
 
 @dataclass(slots=True)
 class Trust:

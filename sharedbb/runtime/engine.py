@@ -305,7 +305,7 @@ class Engine:
         freshness = {name: state.freshness(name, frame.timestamp, due.dropped, why) for name in state.outputs}
         for name, fresh in freshness.items():
             self.profiler.head(name, EVENTS[fresh.why])
-        work, memory = 1.0, state.memory
+        work, memory = due.work, state.memory
         if memory is not None:
             work = memory.work()
             self.profiler.computed(mode, work, memory.changes.refreshed, memory.error)

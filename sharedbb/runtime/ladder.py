@@ -60,8 +60,7 @@ class Ladder(Engine):
         named = [programs[0], *map(_named, programs[1:])]
         self._rungs = [Engine(program, profiler=self.profiler) for program in named]
         self._audits = [Engine(replace(program, bargain=None)) for program in named]
-        macs = [sum(stage.facts.macs for stage in program.stages) for program in programs]
-        self._costs = [own / macs[0] if macs[0] else 1.0 for own in macs]
+        self._costs = [program.macs / programs[0].macs if programs[0].macs else 1.0 for program in programs]
         self._places: dict[str, Place] = {}
 
     @property

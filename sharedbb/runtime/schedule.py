@@ -52,8 +52,9 @@ def predicted(stages: Iterable[Stage]) -> float:
 
 def _made(program: Program, due: tuple[str, ...], dropped: tuple[str, ...]) -> FramePlan:
     ordered = tuple(name for name in program.heads if name in due)
-    stages = program.stages_for(frozenset(ordered))
-    return FramePlan(ordered, stages, dropped, predicted(stages))
+    heads = frozenset(ordered)
+    stages = program.stages_for(heads)
+    return FramePlan(ordered, stages, dropped, predicted(stages), program.share_for(heads))
 
 
 def _is_turn(program: Program, moment: Moment, name: str) -> bool:

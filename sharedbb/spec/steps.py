@@ -92,6 +92,10 @@ class Course(Part):
     """Height and width of the crops to train on, in multiples of 32; null for crops that grow with the training, from
     0.6 by way of 0.75 to 0.93 of what the network sees of a picture."""
 
+    overlap: Annotated[Number, Field(ge=0)] = 0.0
+    """Weight of 1 − IoU beside the cross-entropy of labelled segmentation (Berman et al., 2018): rare classes count as
+    much as common ones."""
+
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
         if (self.steps is None) == (self.minutes is None):

@@ -30,6 +30,7 @@ from benchmarks.headline import (
     clips_of,
     held_out,
     numbers,
+    prepared,
     ways,
 )
 from benchmarks.headline_agreement import Tally
@@ -92,15 +93,20 @@ def test_the_start_counts_and_only_the_issue_s_clip_has_goals() -> None:
     assert all(one.goal is None for name, one in found.items() if name.startswith("mine"))
 
 
-def test_clips_that_are_not_h264_are_encoded_anew_once(tmp_path: Path) -> None:
-    mpeg4 = tmp_path / "old.avi"
-    with av.open(str(mpeg4), "w") as container:
+def as_mpeg4(path: Path, *levels: int) -> Path:
+    """A clip of grey frames that is not H.264, 12 a second."""
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=12)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for level in (40, 120, 200):
+        for level in levels:
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), "rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def test_clips_that_are_not_h264_are_encoded_anew_once(tmp_path: Path) -> None:
+    mpeg4 = as_mpeg4(tmp_path / "old.avi", 40, 120, 200)
     made = as_h264(mpeg4, tmp_path)
     with sb.open_source(made) as source:
         levels = [round(float(frame.rgb().mean())) for frame in source]
@@ -112,6 +118,36 @@ def test_clips_that_are_not_h264_are_encoded_anew_once(tmp_path: Path) -> None:
     before = made.stat().st_mtime_ns
     assert as_h264(mpeg4, tmp_path).stat().st_mtime_ns == before
     assert clips_of(None, [made], tmp_path) == ({}, {made.name: made})
+
+
+def test_clips_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    films = []
+    for folder, level in (("a", 0), ("b", 250)):
+        (tmp_path / folder).mkdir()
+        films.append(as_mpeg4(tmp_path / folder / "clip.avi", level, level))
+    static, moving = clips_of(None, films, tmp_path)
+    assert (static, list(moving)) == ({}, list(map(str, films)))
+    for path, level in zip(moving.values(), (0, 250), strict=True):
+        with sb.open_source(path) as source:
+            assert next(iter(source)).rgb().mean() == pytest.approx(level, abs=4)
+
+
+def test_networks_of_other_weights_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make(command: list[str], check: bool) -> None:
+        folder = Path(command[-2])
+        folder.mkdir()
+        for name in (*(f"{head}.xml" for head in headline_run.HEADS), "street-int8.json"):
+            (folder / name).touch()
+        made.append(folder)
+
+    monkeypatch.setattr("benchmarks.headline.subprocess.run", make)
+    options = SimpleNamespace(work=tmp_path, data=None)
+    assert prepared(options) == prepared(options)  # type: ignore[arg-type]
+    assert len(made) == 1
+    monkeypatch.setattr("benchmarks.headline.weights", lambda: {"street": "another"})
+    assert prepared(options)[0] == made[1] != made[0]  # type: ignore[arg-type]
 
 
 def test_a_line_tells_boxes_tags_and_how_many_cells_a_class_covers() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import machine
 from benchmarks.machine import Watch, described, pin, probe, versions
+from sharedbb import artifact
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 SPIN = "while True: pass"
@@ -118,11 +119,20 @@ def test_others_are_a_share_of_the_cores_watched(monkeypatch: pytest.MonkeyPatch
     assert [first.conditions().quiet, both.conditions().quiet] == [True, False]
 
 
-def test_a_clock_that_drifted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("after", "drift"), [(1.3, 0.3), (0.5, -0.5)])
+def test_a_clock_that_drifted_is_noticed(monkeypatch: pytest.MonkeyPatch, after: float, drift: float) -> None:
     load = Load(monkeypatch)
-    taken = itertools.chain([1.0, 1.1, 1.2], itertools.repeat(1.3))
+    taken = itertools.chain([1.0, 1.1, 1.2], itertools.repeat(after))
     monkeypatch.setattr(machine, "probe", lambda: next(taken))
     watch = Watch([0, 1])
     load.now = 10.0
     found = watch.conditions()
-    assert (found.drift, found.others, found.quiet) == (0.3, 0.0, False)
+    assert (found.drift, found.others, found.quiet) == (drift, 0.0, False)
+
+
+def test_what_was_measured_with_is_named_by_its_digest() -> None:
+    found = Watch([0]).conditions().weights
+    assert set(found) == {"street", "street-half", "street-small"}
+    for name, digits in found.items():
+        assert artifact.digest(machine.PIPELINES / f"{name}.sbb").startswith(digits)
+        assert len(digits) == machine.DIGITS

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import weights
 from benchmarks.report import BEGIN, END, IN_README, ReportError, main, pictures, read_all, readme_table, with_table
 from benchmarks.report_charts import curves, goal_bar, measure, stacks, times, top_of, written
 from benchmarks.report_page import bound, fate, interval, measured, reason_mark, reasons, report_page
@@ -40,6 +41,7 @@ def _conditions(**changed: Any) -> Conditions:
         "seconds": 90,
         "date": "2026-11-22",
         "versions": {"torch": "2.15.0"},
+        "weights": weights(),
     }
     return Conditions.model_validate(known | changed)
 
@@ -422,10 +424,15 @@ def test_the_readmes_table_has_every_goal_of_its_suites_and_its_interval() -> No
     suites = {
         **_suites(),
         "dense": _suite("dense", numbers={"a|b": Number(measured=1.5, goal=1)}, conditions=_conditions(quiet=False)),
+        "startup": _suite("startup", conditions=_conditions(weights={"street": "0123"})),
+        "other": _suite("other", numbers={"c": Number(measured=1.5, goal=2, why="so")}),
     }
     text = readme_table(suites, "results")
     lead, _, _, _, *rows = text.splitlines()
-    assert lead == "a processor, 2 cores: 3 of 5 goals reached. The machine was not quiet while it measured dense."
+    assert lead == (
+        "a processor, 2 cores: 3 of 5 goals reached here, 3 of 6 in all suites. The machine was not quiet while it "
+        "measured dense. Measured with former networks, not those shipped: startup."
+    )
     assert [row.replace("\xa0", " ") for row in rows] == [
         "| [headline](results/headline.json): static clips | 12.3 × | 11.7–12.9 | ≥ 10 × | met |",
         "| [headline](results/headline.json): moving | 4.37 × | 4.25–4.50 | ≥ 5 × | missed<sup>1</sup> |",

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.schema import RESULTS, Case, Conditions, Limit, Number, Suite, schema_text
+from benchmarks.timing import LEAST_RUNS
 
 KEPT = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem != "schema")
 
@@ -68,7 +69,10 @@ def test_medians_lie_in_their_intervals(name: str) -> None:
     kept = Suite.read(name)
     assert kept is not None
     for label, case in kept.timings.items():
-        assert 0 <= case.low_ms <= case.median_ms <= case.high_ms, label
+        assert case.median_ms >= 0, label
+        assert (case.low_ms is None) == (case.high_ms is None) == (case.runs < LEAST_RUNS), label
+        if case.low_ms is not None and case.high_ms is not None:
+            assert 0 <= case.low_ms <= case.median_ms <= case.high_ms, label
         assert case.p10_ms <= case.median_ms <= case.p90_ms, label
     for label, number in kept.numbers.items():
         if None not in (number.low, number.measured, number.high):

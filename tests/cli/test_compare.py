@@ -100,9 +100,8 @@ class Plain:
 
     def __init__(self, answer: Callable[[Frame], float], calls: list[str], name: str, **facts: Any) -> None:
         heads = facts.pop("heads", {"scene": None})
-        self.program = SimpleNamespace(
-            name="plain", heads=heads, device=SimpleNamespace(device="cpu", name="eager", precision="f32")
-        )
+        device = SimpleNamespace(device="cpu", name="eager", precision="f32")
+        self.program = SimpleNamespace(name="plain", heads=heads, device=device, macs=facts.pop("macs", 1000))
         self.profiler = SimpleNamespace(reset=lambda: None)
         self.facts = facts
         self._answer, self._calls, self._name = answer, calls, name
@@ -184,6 +183,12 @@ def test_work_saved_and_what_became_of_it() -> None:
     assert told["macs_saved_as_time"] == pytest.approx(0.5 / 0.75, rel=1e-5)
     assert (told["modes"], told["against"]["modes"]) == ({"bounded": 1.0}, {"dense": 1.0})
     assert (told["source"], told["ours"]["work"]) == ("clip", 0.25)
+
+
+def test_a_smaller_network_does_without_multiply_adds_too() -> None:
+    comparison = Comparison(*sides(lambda _: 10, [], {"work": 0.5, "macs": 500}))
+    comparison.take(frames(2))
+    assert comparison.to_dict()["macs_saved"] == 0.75
 
 
 def test_the_worst_frame_is_the_worst_and_its_pictures_are_kept() -> None:

@@ -31,6 +31,7 @@ from sharedbb.learn.losses import (
     depth_loss,
     embedding_loss,
     heatmap_loss,
+    overlap_loss,
     questions_of,
     segmentation_loss,
     tags_loss,
@@ -177,6 +178,43 @@ def test_segmentation_is_asked_at_twice_its_resolution() -> None:
     # Bilinear, twice as fine: 0, 2, 6, 8 along each row, of which the left two should be low and the right two high.
     each = [math.log(1 + math.exp(value)) for value in (0, 2, -6, -8)]
     assert float(segmentation_loss(logits, labels, torch.ones(2))) == pytest.approx(sum(each) / 4, rel=1e-4)
+
+
+def test_overlap_of_sure_answers_is_what_iou_lacks() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.choice(np.array([0, 1, 3, VOID], np.uint8), (2, 16, 24))
+    seen = labels[:, 2::4, 2::4]
+    answers = rng.integers(0, 5, seen.shape)
+    logits = torch.from_numpy(np.moveaxis(np.eye(5, dtype=np.float32)[answers], -1, 1) * 100)
+    known = seen != VOID
+    ious = [((answers == c) & (seen == c)).sum() / (((answers == c) & known) | (seen == c)).sum() for c in (0, 1, 3)]
+    assert float(overlap_loss(logits, torch.from_numpy(labels))) == pytest.approx(1 - np.mean(ious), rel=1e-6)
+
+
+def test_overlap_of_unsure_answers_by_hand() -> None:
+    # Class 1 (one cell of three) is off by 0.6, 0.5, 0.2, its own cell in the middle: IoU falls to 1/2, 0, 0 of 1.
+    off = torch.tensor([0.6, 0.5, 0.2])
+    odds = (torch.tensor([0.6, 0.5, 0.2]) / torch.tensor([0.4, 0.5, 0.8])).log()
+    logits = torch.stack([torch.zeros(3), odds])[None, :, None]
+    labels = torch.tensor([[[0, 1, 0]]], dtype=torch.uint8)
+    # Class 0 (two cells): off by 0.6 and 0.2 where it is right, 0.5 where it is not; IoU falls to 1/2, 1/3, 0.
+    wanted = (off @ torch.tensor([1 / 2, 1 / 2, 0]) + off @ torch.tensor([1 / 2, 1 / 6, 1 / 3])) / 2
+    assert float(overlap_loss(logits, labels)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_overlap_counts_where_asked_and_nothing_where_all_is_void() -> None:
+    made = tasks_of(PIPELINE, Data.given("drawn", SAMPLES[:2], CLASSES), overlap=0.5)["surface"]
+    plain, wanted = tasks()["surface"], target("surface", SAMPLES[:1])
+    raw = {"logits": torch.randn(1, 2, 16, 24, generator=torch.Generator().manual_seed(2)).requires_grad_()}
+    both = made.loss(raw, wanted)
+    assert float(both.detach()) == pytest.approx(
+        float((plain.loss(raw, wanted) + 0.5 * overlap_loss(raw["logits"], wanted)).detach()), rel=1e-6
+    )
+    nothing = overlap_loss(raw["logits"], torch.full((1, 64, 96), VOID, dtype=torch.uint8))
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert raw["logits"].grad is not None
+    assert raw["logits"].grad.abs().sum() == 0
 
 
 def test_rare_classes_weigh_more() -> None:

@@ -66,11 +66,6 @@ def test_the_dice_are_the_seeds_own() -> None:
     assert len(set(gaps.tolist())) > 5  # not a beat that a repeating scene could fall in with
 
 
-def test_the_expected_delay() -> None:
-    assert Canary(0.02, 0).expected_delay == pytest.approx(50)
-    assert Canary(0.0, 0).expected_delay == math.inf
-
-
 def test_a_broken_budget_tightens_and_a_kept_one_loosens() -> None:
     trust = Trust(BUDGET, scale=1.0, clock=4)
     assert not trust.learn(GROSSLY)
