@@ -289,7 +289,12 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
 
     check_heads(artifact, heads)
     stored = artifact.weights
-    apply(module, artifact.manifest.structure, {name: tuple(tensor.shape) for name, tensor in stored.items()})
+    edits, shapes = dict(artifact.manifest.structure), {name: tuple(each.shape) for name, each in stored.items()}
+    if not _branches(artifact.manifest):  # branches begin like the trunk
+        for branch in _branches_of(module):
+            edits |= {f"branches.{branch}.{path}": told for path, told in artifact.manifest.structure.items()}
+            shapes |= {f"branches.{branch}.{name}": tuple(each.shape) for name, each in stored.items()}
+    apply(module, edits, shapes)
     own = module.state_dict()
     completed = getattr(module, "completed", None)
     if completed is not None:  # a network that can begin with the weights of a plainer one

@@ -26,7 +26,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
-        return f"{place + ': ' if place else ''}{self.field + ': ' if self.field else ''}{self.message}"
+        said = f"{place + ': ' if place else ''}{self.field + ': ' if self.field else ''}{self.message}"
+        return said.replace("\n", "\\n")
 
 
 class SpecError(SharedBBError):

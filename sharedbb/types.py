@@ -367,5 +367,18 @@ class FrameResult(Mapping[str, Output]):
         }
 
     def to_json(self) -> str:
-        """One JSON line."""
-        return json.dumps(self.to_dict(), separators=(",", ":"))
+        """One JSON line; numbers that are not finite are null."""
+        told = self.to_dict()
+        try:
+            return json.dumps(told, separators=(",", ":"), allow_nan=False)
+        except ValueError:  # JSON knows neither NaN nor infinity
+            return json.dumps(_finite(told), separators=(",", ":"))
+
+
+def _finite(tree: Any) -> Any:
+    """The same with None in the place of every number that is not finite."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import av
@@ -158,6 +159,18 @@ def test_a_result_is_a_mapping_that_becomes_one_json_line() -> None:
         "work": 1.0,
         "heads": {"scene": {"value": 3}},
         "freshness": {"scene": {"ran": True, "age_frames": 0, "age_ms": 0.123, "why": "full", "error": None}},
+    }
+
+
+def test_numbers_that_json_does_not_know_are_null() -> None:
+    class Answer:
+        def to_dict(self) -> dict[str, Any]:
+            return {"values": [1.5, math.nan, (math.inf,)], "name": "NaN"}
+
+    frame = Frame.of(np.zeros((4, 6, 3), np.uint8))
+    line = FrameResult(frame, Geometry.fit(frame.size, Size(32, 32)), {"own": Answer()}, {}).to_json()
+    assert json.loads(line, parse_constant=pytest.fail)["heads"] == {
+        "own": {"values": [1.5, None, [None]], "name": "NaN"}
     }
 
 

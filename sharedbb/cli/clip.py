@@ -7,10 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Self
+from uuid import uuid4
 
 from sharedbb import media
 from sharedbb.cli.progress import Progress
 from sharedbb.cli.session import Screen
+from sharedbb.errors import SinkError
 from sharedbb.types import Frame, Size
 
 FPS = 25.0
@@ -24,7 +26,7 @@ def street_clip(folder: Path, frames: int, size: Size, screen: Screen) -> Path:
     path = folder / f"generated-street-{size}-{frames}.mp4"
     if path.is_file():
         return path
-    unfinished = path.with_suffix(".part.mp4")
+    unfinished = path.with_name(f".{uuid4().hex}.mp4")
     source = f"synthetic:street?motion=drive&frames={frames}&seed=1&size={size}&fps={FPS}"
     try:
         with (
@@ -36,6 +38,8 @@ def street_clip(folder: Path, frames: int, size: Size, screen: Screen) -> Path:
                 sink.write(frame.rgb())
                 progress.advance()
         unfinished.replace(path)
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return path
@@ -49,10 +53,10 @@ class Repeated:
     size: Size | None = None
     skipped = 0
 
-    def __init__(self, path: Path, name: str, frames: int) -> None:
+    def __init__(self, path: Path, name: str, frames: int, *, motion: bool = False) -> None:
         self.name = name
         self.frames: int | None = frames
-        self._path = path
+        self._path, self._motion = path, motion
 
     def __iter__(self) -> Iterator[Frame]:
         for index, frame in enumerate(islice(self._again_and_again(), self.frames)):
@@ -60,7 +64,7 @@ class Repeated:
 
     def _again_and_again(self) -> Iterator[Frame]:
         while True:
-            with media.open_source(self._path) as clip:
+            with media.open_source(self._path, motion=self._motion) as clip:
                 yield from clip
 
     def __enter__(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sharedbb.cli.options import (
+    MOST,
     BackendOption,
     DeviceOption,
     NoCacheOption,
@@ -22,6 +22,7 @@ from sharedbb.cli.options import (
     compiled,
     read_pipeline,
 )
+from sharedbb.cli.shipped import find
 
 if TYPE_CHECKING:
     from sharedbb.cli.comparison import Comparison
@@ -46,7 +47,7 @@ def compare(
         Path | None, typer.Option("--report", metavar="FILE", help="HTML report with charts and the worst frames.")
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", metavar="N", min=1, help="Stop after so many frames.")
+        int | None, typer.Option("--max-frames", metavar="N", min=1, max=MOST, help="Stop after so many frames.")
     ] = None,
     device: DeviceOption = None,
     backend: BackendOption = None,
@@ -65,12 +66,12 @@ def compare(
     from sharedbb.cli.worst import WorstFrames
 
     files = Files(report=report, summary=json_file)
-    files.check(source, pipeline)
-    screen = Screen.for_files(files, quiet=quiet)
     settings = [
         (given or (), read_pipeline(pipeline, given, device=device, backend=backend, precision=precision))
         for given in (overrides, against)
     ]
+    files.check(source, find(pipeline), *(spec.backbone.weights or "" for _, spec in settings))
+    screen = Screen.for_files(files, quiet=quiet)
     motion = any(spec.reuse.by_codec for _, spec in settings)
     with media.open_source(source, motion=motion) as opened:
         ours, other = (
@@ -132,15 +133,12 @@ def finish(comparison: Comparison, source: str, files: Files, screen: Screen) ->
     """Write and print what was compared, if there was a frame."""
     from sharedbb.cli.comparison_page import comparison_page
     from sharedbb.cli.comparison_table import comparison_table
-    from sharedbb.profiling.files import write_text
+    from sharedbb.cli.results import keep, tell
 
     if not comparison.numbers:
         return
     told = comparison.to_dict(source)
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, comparison_page(comparison, told))
-    if not screen.quiet:
-        screen.results.print(comparison_table(told))
-        files.tell(screen.results)
+    try:
+        keep(told, files, lambda: comparison_page(comparison, told))
+    finally:
+        tell(comparison_table(told), files, screen)

@@ -46,7 +46,7 @@ _AGREEMENT_NOTE = (
     "The worst decile is the mean of the worst tenth of the frames."
 )
 
-_TIME_NOTE = "The whole engine without decoding; the two take turns, frame by frame."
+_TIME_NOTE = "The whole engine without decoding; the two take turns, sixteen frames each."
 
 
 def _headline(told: Mapping[str, Any]) -> str:

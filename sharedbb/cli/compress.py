@@ -53,18 +53,13 @@ def compress(
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
     from sharedbb.compress.recipe import run
-    from sharedbb.errors import SinkError
     from sharedbb.spec import load
     from sharedbb.spec.recipe import load_recipe
 
     read = load_recipe(recipe, overrides or ())
-    if out.suffix != ".sbb":
-        raise SinkError(f"cannot write {out}: the name of an artifact ends in .sbb")
-    files = Files(report=report, summary=json_file)
+    files = Files(report=report, summary=json_file, artifact=out)
     pipeline = load(read.pipeline)
-    inputs = (recipe, read.pipeline, pipeline.backbone.weights or "")
-    for results in (files, Files(summary=out, trace=out.with_suffix(".yaml"))):
-        results.check(*inputs)
+    files.check(recipe, read.pipeline, pipeline.backbone.weights or "")
     screen = Screen.for_files(files, quiet=quiet)
     with Watching(screen) as watch:
         use_cache = False if no_cache else None
@@ -72,7 +67,7 @@ def compress(
         watch("writing", None)
         told = record(result, fitted(pipeline.runtime))
         write(result, told, out, files, use_cache)
-    tell(compression_table(told), out, files, screen)
+    tell(compression_table(told), files, screen)
 
 
 class Watching:

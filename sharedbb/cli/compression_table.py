@@ -78,7 +78,7 @@ def compression_table(told: Told) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    steps = Table(title=f"{told['pipeline']}: steps", title_style="bold", title_justify="left")
+    steps = Table(title=Text(f"{told['pipeline']}: steps"), title_style="bold", title_justify="left")
     steps.add_column("step", overflow="fold")
     foreseen = told["cost_model"] is not None
     for name in ("size", "multiply-adds", "speed", "worst head", *(["predicted"] if foreseen else [])):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharedbb.cli.options import compiled, read_pipeline
+from sharedbb.cli.options import MOST, compiled, read_pipeline
 from sharedbb.cli.shipped import shipped
 
 GENERATED_FRAMES, GENERATED_SIZE = 150, (540, 960)
@@ -21,7 +21,11 @@ def demo(
     frames: Annotated[
         int | None,
         typer.Option(
-            "--frames", metavar="N", min=1, help=f"Stop after so many; {GENERATED_FRAMES} of the generated street."
+            "--frames",
+            metavar="N",
+            min=1,
+            max=MOST,
+            help=f"Stop after so many; {GENERATED_FRAMES} of the generated street.",
         ),
     ] = None,
 ) -> None:

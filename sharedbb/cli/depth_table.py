@@ -52,7 +52,7 @@ def depth_table(told: Told) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    depths = Table(title=f"{told['pipeline']}: how deep to share", title_style="bold", title_justify="left")
+    depths = Table(title=Text(f"{told['pipeline']}: how deep to share"), title_style="bold", title_justify="left")
     depths.add_column("shared", overflow="fold")
     for name in ("multiply-adds", "frame", "worst head"):
         depths.add_column(name, justify="right", no_wrap=True)

@@ -18,6 +18,7 @@ from sharedbb.cli.options import (
     compiled,
     read_pipeline,
 )
+from sharedbb.cli.shipped import find
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,20 +55,23 @@ def explain(
 
     from sharedbb import media
     from sharedbb.cli.describe import describe, dot
-    from sharedbb.cli.files import STDOUT
+    from sharedbb.cli.files import Files, write
 
+    files = Files(summary=json_file, graph=dot_file)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
+    files.check(source or "", find(pipeline), spec.backbone.weights or "")
     opened = media.open_source(source) if source else None
     engine = compiled(spec, Console(stderr=True), source=opened, no_cache=no_cache)
     description = describe(engine.program)
-    if STDOUT not in (dot_file, json_file):
+    if not files.to_stdout:
         console = Console(highlight=False)
         _show(description, console)
         _list("Smaller sizes of the same network:", map(_size, engine.smaller), console)
-    if dot_file is not None:
-        _write(dot_file, dot(description))
-    if json_file is not None:
-        _write(json_file, json.dumps(description, indent=2) + "\n")
+    if files.graph is not None:
+        write(files.graph, dot(description))
+    if files.summary is not None:
+        write(files.summary, json.dumps(description, indent=2) + "\n")
+    files.tell(Console(stderr=True))
 
 
 def _size(program: Program) -> str:
@@ -75,17 +79,6 @@ def _size(program: Program) -> str:
     stages = program.stages_for(frozenset(program.heads))
     milliseconds = sum(stage.facts.measured_ms or 0.0 for stage in stages)
     return f"{program.size}: {milliseconds:.2f} ms for all heads"
-
-
-def _write(path: Path, text: str) -> None:
-    from sharedbb.cli.files import STDOUT
-    from sharedbb.profiling.files import write_text
-
-    if path == STDOUT:
-        typer.echo(text, nl=False)
-        return
-    write_text(path, text)
-    typer.echo(f"wrote {path}", err=True)
 
 
 def _show(description: Mapping[str, Any], console: Console) -> None:

@@ -50,15 +50,17 @@ def export(
     name, float32. The check runs both engines in float32 on generated streets.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from sharedbb.cli.files import Files
+    from sharedbb.cli.shipped import find
     from sharedbb.compress.export import export as exported
     from sharedbb.errors import CompressionError
     from sharedbb.learn.network import Network
 
-    Files(summary=out).check(pipeline)
     spec = exportable(pipeline, overrides or ())
-    with Console(stderr=True, quiet=quiet).status(f"exporting {spec.name}", spinner_style="dim"):
+    Files(model=out).check(find(pipeline), spec.backbone.weights or "")
+    with Console(stderr=True, quiet=quiet).status(Text(f"exporting {spec.name}"), spinner_style="dim"):
         written = exported(Network.of(spec), to, out)
         differences = compared(written, spec, pictures) if pictures else {}
     if not quiet:
@@ -67,7 +69,7 @@ def export(
         for line in written.said:
             console.print(line, markup=False)
         for path in written.paths:
-            Files(summary=path).tell(console)
+            Files(model=path).tell(console)
     for name, difference in differences.items():
         if not difference.mean <= TOLERANCE:
             raise CompressionError(
@@ -79,12 +81,12 @@ def export(
 def exportable(name: str, overrides: Sequence[str]) -> Pipeline:
     """The pipeline that a command line names, by its file or by its artifact, which holds its pipeline."""
     from sharedbb import artifact
+    from sharedbb.learn.network import pipeline_of
     from sharedbb.spec import loads
 
     if not name.endswith(artifact.SUFFIX):
         return read_pipeline(name, overrides)
-    told = dict(artifact.load(name).manifest.pipeline)
-    told["backbone"] = {**told["backbone"], "weights": os.path.abspath(name)}
+    told = pipeline_of(os.path.abspath(name)).model_dump(mode="json")
     return loads(json.dumps(told), overrides=overrides)
 
 
@@ -100,8 +102,8 @@ class Difference:
 
     @classmethod
     def of(cls, ours: NDArray[np.float32], other: NDArray[np.float32]) -> Difference:
-        """Of one answer; shapes must be equal, else it is infinite."""
-        if ours.shape != other.shape:
+        """Of one answer; infinite where shapes differ, or a number is not finite."""
+        if ours.shape != other.shape or not (np.isfinite(ours).all() and np.isfinite(other).all()):
             return cls(float("inf"), float("inf"), float("inf"))
         apart, magnitude = abs(ours - other), max(float(abs(ours).max(initial=0.0)), 1e-12)
         return cls(float(apart.max()), float(apart.max()) / magnitude, float(apart.mean()) / magnitude)
@@ -160,6 +162,7 @@ def raw_answers(engine: Engine, picture: NDArray[np.uint8]) -> Answers:
 def _table(written: Exported, differences: Mapping[str, Difference]) -> Table:
     """The answers of the exported file, and how far they are from the engine's."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"Exported to {written.target}", title_justify="left", title_style="bold")
     table.add_column("answer")
@@ -169,5 +172,5 @@ def _table(written: Exported, differences: Mapping[str, Difference]) -> Table:
     for name, shape in written.answers.items():
         found = differences.get(name)
         shown = ("not checked", "") if found is None else (f"{found.largest:.2g}", f"{found.most:.2g}")
-        table.add_row(name, "×".join(map(str, shape)), *shown)
+        table.add_row(Text(name), "×".join(map(str, shape)), *shown)
     return table

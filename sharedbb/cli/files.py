@@ -2,53 +2,87 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from sharedbb.errors import SinkError
+from sharedbb.profiling.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STDOUT = Path("-")
-"""Where JSON lines, JSON and DOT go to stdout."""
+"""What stands for stdout in the place of a file."""
+
+ARTIFACT, PIPELINE = ".sbb", ".yaml"
+
+TO_STDOUT = {"jsonl": "JSON lines", "summary": "JSON", "graph": "the graph"}
+"""Results that may go there, by their field of ``Files``, and what they are called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where the results of a run go, each of them optional. ``jsonl`` may be ``-``, which is stdout."""
+    """Where the results of a command go, each of them optional.
+
+    ``jsonl``, ``summary`` (JSON) and ``graph`` (DOT) may be ``-``, which is stdout. ``artifact`` ends in .sbb, and its
+    pipeline file is written beside it; ``model`` is a network for another engine.
+    """
 
     video: Path | None = None
     jsonl: Path | None = None
     report: Path | None = None
     trace: Path | None = None
     summary: Path | None = None
+    graph: Path | None = None
+    artifact: Path | None = None
+    model: Path | None = None
 
     def __iter__(self) -> Iterator[Path]:
         """The files asked for, without stdout."""
-        return (path for path in astuple(self) if path is not None and path != STDOUT)
+        yield from (path for path in asdict(self).values() if path is not None and path != STDOUT)
+        if self.artifact is not None:
+            yield self.artifact.with_suffix(PIPELINE)
+
+    @property
+    def to_stdout(self) -> tuple[str, ...]:
+        """What goes to stdout, by its field."""
+        return tuple(name for name, path in asdict(self).items() if path == STDOUT)
 
     def check(self, *inputs: str | Path) -> None:
         """Make sure that all can be written, and make their folders; nothing that is there is touched.
 
-        ``inputs`` are files that the run reads. Raises SinkError for a file that cannot be written, that is asked for
-        twice, or that the run would read and overwrite.
+        ``inputs`` are files, folders and patterns that the command reads; names of something else do no harm. Raises
+        SinkError for a file that cannot be written, that is asked for twice, or that would be read and overwritten.
         """
-        read = {Path(name).resolve() for name in inputs if _is_file(name)}
+        self._check_stdout()
+        if self.artifact is not None and self.artifact.suffix != ARTIFACT:
+            raise SinkError(f"cannot write {self.artifact}: the name of an artifact ends in {ARTIFACT}")
+        if self.video is not None:
+            _check_container(self.video)
         seen: set[Path] = set()
         for path in self:
             place = path.resolve()
-            if place in read:
+            if any(_reads(name, place) for name in inputs):
                 raise SinkError(f"{path} is what the run reads; write to another file")
             if place in seen and not _is_device(path):
                 raise SinkError(f"{path} is asked for twice; give every result a file of its own")
             seen.add(place)
             _check_writable(path)
-        if self.video is not None:
-            _check_container(self.video)
+
+    def _check_stdout(self) -> None:
+        """Raise SinkError where something goes to stdout that cannot, or where two things do."""
+        for name in self.to_stdout:
+            if name not in TO_STDOUT:
+                raise SinkError(f"the {name} cannot go to stdout; name a file")
+        if len(self.to_stdout) > 1:
+            both = " and ".join(TO_STDOUT[name] for name in self.to_stdout)
+            raise SinkError(f"{both} cannot both go to stdout; name a file for one of them")
 
     def written(self) -> tuple[Path, ...]:
         """Those that are there."""
@@ -60,6 +94,26 @@ class Files:
             console.print(f"wrote {path} ({_size(path.stat().st_size)})", markup=False, soft_wrap=True)
 
 
+def write(path: Path, text: str) -> None:
+    """Put the text where a result goes: a file, whole or not at all, or stdout. Raises SinkError."""
+    if path == STDOUT:
+        typer.echo(text, nl=False)
+    else:
+        write_text(path, text)
+
+
+def write_each(*writes: Callable[[], None]) -> None:
+    """Call all of them, whatever becomes of the others; then raises the first SinkError that there was."""
+    failed: list[SinkError] = []
+    for one in writes:
+        try:
+            one()
+        except SinkError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
 def _size(count: int) -> str:
     for unit, factor in (("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
@@ -67,9 +121,17 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _is_file(name: str | Path) -> bool:
+def _reads(name: str | Path, place: Path) -> bool:
+    """Whether what is at ``place`` is read by the name of a file, a folder of pictures or a pattern."""
+    from sharedbb.media.sources import PICTURES
+
     try:
-        return Path(name).is_file()
+        path = Path(name)
+        if path.is_dir():
+            return bool(name) and path.resolve() == place.parent and place.suffix.lower() in PICTURES
+        if path.is_file() or not glob.has_magic(str(name)):
+            return path.is_file() and path.resolve() == place
+        return place.is_file() and place in {Path(one).resolve() for one in glob.glob(str(name), recursive=True)}
     except (OSError, ValueError):
         return False
 

@@ -53,18 +53,13 @@ def fuse(
     from sharedbb.cli.fuse_table import fuse_table
     from sharedbb.cli.fusing import speeds
     from sharedbb.cli.session import Screen
-    from sharedbb.errors import SinkError
     from sharedbb.learn.fuse import fuse as run
     from sharedbb.spec.fuse import load_fuse
 
     spec = load_fuse(file, overrides or ())
-    if out.suffix != ".sbb":
-        raise SinkError(f"cannot write {out}: the name of an artifact ends in .sbb")
-    files = Files(report=report, summary=json_file)
+    files = Files(report=report, summary=json_file, artifact=out)
     teachers = (getattr(one, one.kind) for one in spec.teachers.values() if one.kind != "module")
-    inputs = (file, spec.student, spec.start_file or "", *teachers)
-    for results in (files, Files(summary=out, trace=out.with_suffix(".yaml"))):
-        results.check(*inputs)
+    files.check(file, spec.student, spec.start_file or "", *teachers)
     screen = Screen.for_files(files, quiet=quiet)
     with Watching(screen) as watch:
         result = run(spec, work or out.with_suffix(".work"), watch=watch)
@@ -73,7 +68,7 @@ def fuse(
         told = record(result, speeds(result, use_cache=False if no_cache else None))
         watch("writing", None)
         write(result, told, files)
-    tell(fuse_table(told), out, files, screen)
+    tell(fuse_table(told), files, screen)
     if result.missed:
         raise typer.Exit(MISSED)
 

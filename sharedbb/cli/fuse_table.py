@@ -59,7 +59,7 @@ def fuse_table(told: Told) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    heads = Table(title=f"{told['student']}: held-out sets", title_style="bold", title_justify="left")
+    heads = Table(title=Text(f"{told['student']}: held-out sets"), title_style="bold", title_justify="left")
     for name in ("head", "teacher", "agreement", ""):
         heads.add_column(name, justify="right" if name == "agreement" else "left", overflow="fold")
     for name, head in told["heads"].items():

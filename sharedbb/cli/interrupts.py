@@ -1,4 +1,7 @@
-"""Ctrl-C and requests to terminate: at once while waiting or computing, between two frames while files are written."""
+"""Ctrl-C, requests to terminate and terminals that close: at once while waiting or computing, else between frames.
+
+While the files of a frame are written, they wait for its end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(BaseException):
@@ -62,7 +65,8 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [(number, signal.signal(number, handler)) for number in SIGNALS]
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    before = [(number, signal.signal(number, handler)) for number in heard]
     try:
         yield
     finally:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sharedbb.runtime import Engine
     from sharedbb.spec import Pipeline
 
+MOST = 2**31 - 1
+"""Frames that may be asked for: more than a year of them, and a number that everything can count to."""
+
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A pipeline file, or the name of one from `sharedbb pipelines`.")
 ]
@@ -67,12 +70,14 @@ def read_pipeline(
 
     runtime = {"device": device, "backend": backend, "precision": precision}
     shorthands = [f"runtime.{field}={value}" for field, value in runtime.items() if value is not None]
-    return load(find(name), [*(overrides or ()), *shorthands])
+    return load(find(name), [*shorthands, *(overrides or ())])
 
 
 def compiled(pipeline: Pipeline, console: Console, *, source: Source | None = None, no_cache: bool = False) -> Engine:
     """The engine for a pipeline on a source; a terminal shows meanwhile that this may take a while."""
+    from rich.text import Text
+
     from sharedbb.compiler import compile_pipeline
 
-    with console.status(f"compiling {pipeline.name}", spinner_style="dim"):
+    with console.status(Text(f"compiling {pipeline.name}"), spinner_style="dim"):
         return compile_pipeline(pipeline, source=source, use_cache=False if no_cache else None)

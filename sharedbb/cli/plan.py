@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sharedbb.cli.options import BackendOption, DeviceOption, PipelineArgument, SetOption, read_pipeline
+from sharedbb.cli.shipped import find
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,38 +54,37 @@ def plan(
     import json
 
     from rich.console import Console
+    from rich.text import Text
 
     from sharedbb.cli.costing import cost_model, subject, ways
-    from sharedbb.cli.files import STDOUT
+    from sharedbb.cli.files import Files, write
     from sharedbb.compress.planning import RECOMPUTED, check_floors
     from sharedbb.compress.planning import plan as planned
     from sharedbb.learn.network import Network
-    from sharedbb.profiling.files import write_text
 
-    floors = dict(map(_floor, floor or ()))
+    files, floors = Files(summary=json_file), dict(map(_floor, floor or ()))
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend)
+    files.check(find(pipeline), spec.backbone.weights or "")
     check_floors(floors, spec.heads)
     asked, errors = ways(spec.runtime), Console(stderr=True)
     with errors.status("looking for the cost model of this machine", spinner_style="dim") as status:
 
         def tell(what: str, done: int, total: int) -> None:
-            status.update(f"measuring this machine, {done + 1} of {total}: {what}")
+            status.update(Text(f"measuring this machine, {done + 1} of {total}: {what}"))
 
         model = cost_model(asked, spec.runtime.threads, anew=anew, tell=tell)
-        status.update(f"measuring {spec.name}")
+        status.update(Text(f"measuring {spec.name}"))
         network = Network.of(spec)
         known = subject(network, [way for way in asked if str(way) in model.laws])
     runnable = _in_order(known, quantized=network.scheme is not None)
     shares = RECOMPUTED if recomputed is None else tuple(dict.fromkeys((1.0, recomputed)))
     found = planned(model, known, runnable, target_ms=target_ms, floors=floors, recomputed=shares)
     told = {"pipeline": spec.name, "model": model.to_dict(), **found.to_dict()}
-    if json_file == STDOUT:
-        typer.echo(json.dumps(told, indent=2))
-        return
-    show(found, known, model, Console(highlight=False))
-    if json_file is not None:
-        write_text(json_file, json.dumps(told, indent=2) + "\n")
-        typer.echo(f"wrote {json_file}", err=True)
+    if not files.to_stdout:
+        show(found, known, model, Console(highlight=False))
+    if files.summary is not None:
+        write(files.summary, json.dumps(told, indent=2) + "\n")
+    files.tell(errors)
 
 
 def _floor(text: str) -> tuple[str, float]:

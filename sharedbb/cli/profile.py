@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sharedbb.cli.options import (
+    MOST,
     BackendOption,
     DeviceOption,
     NoCacheOption,
@@ -20,6 +21,7 @@ from sharedbb.cli.options import (
     compiled,
     read_pipeline,
 )
+from sharedbb.cli.shipped import find
 
 if TYPE_CHECKING:
     from sharedbb.cli.session import Screen
@@ -35,7 +37,9 @@ def profile(
     source: Annotated[
         str | None, typer.Argument(metavar="[SOURCE]", help="As for run; without one, a generated street.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", metavar="N", min=1, help="Measure so many frames.")] = FRAMES,
+    frames: Annotated[
+        int, typer.Option("--frames", metavar="N", min=1, max=MOST, help="Measure so many frames.")
+    ] = FRAMES,
     summary: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="The numbers, in the form of run's summary.")
     ] = None,
@@ -61,22 +65,22 @@ def profile(
     from sharedbb.cli.session import Screen, record, warm_up
 
     files = Files(report=report, trace=trace, summary=summary)
-    files.check(pipeline, *([source] if source else []))
-    screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
+    files.check(source or "", find(pipeline), spec.backbone.weights or "")
+    screen = Screen.for_files(files, quiet=quiet)
     with ExitStack() as stack:
         named = media.open_source(source, motion=spec.reuse.by_codec) if source else None
-        opened = stack.enter_context(named or _street(stack, frames, screen))
+        opened = stack.enter_context(named or _street(stack, frames, screen, motion=spec.reuse.by_codec))
         engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         warm_up(engine, WARM_UP)
         record(engine, opened, files, screen, frames)
 
 
-def _street(stack: ExitStack, frames: int, screen: Screen) -> Source:
+def _street(stack: ExitStack, frames: int, screen: Screen, *, motion: bool) -> Source:
     """A generated street as a video file, for as long as ``stack`` is open."""
     from sharedbb.cli.clip import Repeated, street_clip
     from sharedbb.types import Size
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharedbb-"))
     clip = street_clip(Path(folder), min(frames, GENERATED_FRAMES), Size(*GENERATED_SIZE), screen)
-    return Repeated(clip, "generated street", frames)
+    return Repeated(clip, "generated street", frames, motion=motion)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,21 +15,17 @@ if TYPE_CHECKING:
 
 def keep(told: Mapping[str, Any], files: Files, page: Callable[[], str]) -> None:
     """Write the record and the page, as far as they are asked for."""
-    from sharedbb.profiling.files import write_text
+    from sharedbb.cli.files import write, write_each
 
-    if files.summary:
-        write_text(files.summary, json.dumps(told, indent=2) + "\n")
-    if files.report:
-        write_text(files.report, page())
+    summary, report = files.summary, files.report
+    write_each(
+        *([lambda: write(summary, json.dumps(told, indent=2) + "\n")] if summary else []),
+        *([lambda: write(report, page())] if report else []),
+    )
 
 
-def tell(shown: RenderableType, out: Path, files: Files, screen: Screen) -> None:
-    """Print what was done, where the artifact and its pipeline file are, and what else was written."""
-    from sharedbb.cli.compression_table import size
-
-    if screen.quiet:
-        return
-    screen.results.print(shown)
-    beside = out.with_suffix(".yaml")
-    screen.results.print(f"wrote {out} ({size(out.stat().st_size)}) and {beside}", markup=False, soft_wrap=True)
-    files.tell(screen.results)
+def tell(shown: RenderableType, files: Files, screen: Screen) -> None:
+    """Print what was done, and what was written."""
+    if not screen.quiet:
+        screen.results.print(shown)
+        files.tell(screen.results)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sharedbb.cli.options import (
+    MOST,
     BackendOption,
     DeviceOption,
     NoCacheOption,
@@ -18,6 +19,7 @@ from sharedbb.cli.options import (
     compiled,
     read_pipeline,
 )
+from sharedbb.cli.shipped import find
 
 
 def run(
@@ -44,7 +46,7 @@ def run(
         Path | None, typer.Option("--summary", metavar="FILE", help="The numbers of the run as JSON.")
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", metavar="N", min=1, help="Stop after so many frames.")
+        int | None, typer.Option("--max-frames", metavar="N", min=1, max=MOST, help="Stop after so many frames.")
     ] = None,
     overrides: SetOption = None,
     device: DeviceOption = None,
@@ -62,9 +64,9 @@ def run(
     from sharedbb.cli.session import Screen, record
 
     files = Files(out, jsonl, report, trace, summary)
-    files.check(source, pipeline)
-    screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
+    files.check(source, find(pipeline), spec.backbone.weights or "")
+    screen = Screen.for_files(files, quiet=quiet)
     with media.open_source(source, motion=spec.reuse.by_codec) as opened:
         engine = compiled(spec, screen.progress, source=opened, no_cache=no_cache)
         record(engine, opened, files, screen, max_frames)

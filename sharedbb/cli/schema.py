@@ -14,12 +14,13 @@ def schema(
     """Print the JSON Schema of pipeline files, for editors."""
     import json
 
-    from sharedbb.profiling.files import write_text
+    from rich.console import Console
+
+    from sharedbb.cli.files import STDOUT, Files, write
     from sharedbb.spec import json_schema
 
     text = json.dumps(json_schema(), indent=2) + "\n"
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
-        typer.echo(f"wrote {out}")
+    files = Files(summary=out or STDOUT)
+    files.check()
+    write(files.summary or STDOUT, text)
+    files.tell(Console(stderr=True))

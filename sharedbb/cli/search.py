@@ -47,6 +47,7 @@ def search(
     written. Stopped at any moment, the same command goes on where it was.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from sharedbb.cli.compression import Stopwatch
     from sharedbb.compress.optuna_search import front
@@ -56,7 +57,7 @@ def search(
     space = load_space(recipe, overrides or ())
     screen = Console(stderr=True, quiet=quiet)
     with screen.status("searching", spinner_style="dim") as status:
-        sought = Sought(space, out / "work", None if by_macs else Stopwatch, status.update)
+        sought = Sought(space, out / "work", None if by_macs else Stopwatch, lambda doing: status.update(Text(doing)))
         known: list[Trial] = []
         for trial in searched(space.free, sought, out, name=sought.name, trials=trials, seed=sought.seed):
             known.append(trial)
@@ -163,9 +164,12 @@ def write(sought: Sought, known: Sequence[Trial], best: Sequence[Trial], out: Pa
     from sharedbb.cli.search_picture import picture
     from sharedbb.profiling.files import write_text
 
-    files = [out / f"trial-{trial.number:03}.sbb" for trial in best]
+    files = [out / f"trial-{trial.place:03}.sbb" for trial in best]
     for trial, path in zip(best, files, strict=True):
         sought.run(trial.values).save(path)
+    for beaten in {*out.glob("trial-*.sbb")} - {*files}:
+        beaten.unlink()
+        beaten.with_suffix(".yaml").unlink(missing_ok=True)
     told = {
         "cost": f"{sought.cost}, of the untouched network's",
         "loss": "of the worst head, of what it reached",
@@ -182,13 +186,14 @@ def line(trial: Trial, trials: int) -> str:
     """A trial in words; ``trials`` is how many there are."""
     values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
     if trial.objectives is None:
-        return f"trial {trial.number + 1} of {trials}: {values}: failed: {trial.said}"
+        return f"trial {trial.place} of {trials}: {values}: failed: {trial.said}"
     cost, loss = trial.objectives
-    return f"trial {trial.number + 1} of {trials}: {values}: cost {cost:.3f}, worst head loses {loss:.2%}"
+    return f"trial {trial.place} of {trials}: {values}: cost {cost:.3f}, worst head loses {loss:.2%}"
 
 
 def _table(best: Sequence[Trial], cost: str) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="What nothing beats", title_justify="left", title_style="bold")
     for column in ("trial", cost, "worst head loses", "values"):
@@ -197,5 +202,5 @@ def _table(best: Sequence[Trial], cost: str) -> Table:
         assert trial.objectives is not None
         spent, loss = trial.objectives
         values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
-        table.add_row(str(trial.number + 1), f"{spent:.3f}", f"{loss:.2%}", values)
+        table.add_row(str(trial.place), f"{spent:.3f}", f"{loss:.2%}", Text(values))
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,34 +50,32 @@ def sensitivity(
     from rich.console import Console
 
     from sharedbb.cli.files import Files
+    from sharedbb.cli.results import keep, tell
     from sharedbb.cli.sensitivity_page import sensitivity_page
     from sharedbb.cli.session import Screen
+    from sharedbb.cli.shipped import find
     from sharedbb.compress.sensitivity import STRENGTHS
     from sharedbb.compress.sensitivity import sensitivity as measured
     from sharedbb.learn.data import open_data
     from sharedbb.learn.network import Network
-    from sharedbb.profiling.files import write_text
 
     files = Files(report=report, summary=json_file)
-    files.check(pipeline)
-    screen = Screen.for_files(files, quiet=quiet)
     spec = read_pipeline(pipeline, overrides)
+    files.check(find(pipeline), spec.backbone.weights or "")
+    screen = Screen.for_files(files, quiet=quiet)
     chosen = open_data(data).of(part).spread(pictures)
     strengths = {method: STRENGTHS.get(method, ()) for method in _listed(methods)}
     network = Network.of(spec)
     with Console(stderr=True, quiet=quiet).status(_CHANGING, spinner_style="dim") as status:
 
-        def tell(done: int, total: int) -> None:
+        def advance(done: int, total: int) -> None:
             status.update(f"{_CHANGING}, {done} of {total}")
 
-        found = measured(network, chosen, strengths=strengths, layers=layers or (), progress=tell)
-    if files.summary:
-        write_text(files.summary, json.dumps(found.to_dict(), indent=1) + "\n")
-    if files.report:
-        write_text(files.report, sensitivity_page(found, chosen.name))
-    if not quiet:
-        screen.results.print(_table(found))
-        files.tell(screen.results)
+        found = measured(network, chosen, strengths=strengths, layers=layers or (), progress=advance)
+    try:
+        keep(found.to_dict(), files, lambda: sensitivity_page(found, chosen.name))
+    finally:
+        tell(_table(found), files, screen)
 
 
 def _listed(methods: str) -> Sequence[str]:
@@ -88,18 +85,19 @@ def _listed(methods: str) -> Sequence[str]:
 def _table(found: Sensitivity) -> Table:
     """The layers with the furthest falls, and how far the head that falls furthest falls, by method and strength."""
     from rich.table import Table
+    from rich.text import Text
 
     from sharedbb.cli.sensitivity_page import strength_name
 
     title = f"{found.pipeline}: how far the worst head falls, {len(found.layers)} layers, {found.pictures} pictures"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("layer", overflow="fold")
     by_layer = {layer.name: found.of(layer.name) for layer in found.layers}
     for trial in next(iter(by_layer.values()), []):
         table.add_column(strength_name(trial.method, trial.strength), justify="right")
     ranked = sorted(by_layer.items(), key=lambda item: -sum(trial.fall for trial in item[1]))
     for name, trials in ranked[:SHOWN]:
-        table.add_row(name, *(f"{trial.fall:.1%}" for trial in trials))
+        table.add_row(Text(name), *(f"{trial.fall:.1%}" for trial in trials))
     if len(ranked) > SHOWN:
         table.caption = f"{len(ranked) - SHOWN} layers fall less"
     return table

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharedbb import media
-from sharedbb.cli.files import STDOUT, Files
+from sharedbb.cli.files import Files, write, write_each
 from sharedbb.cli.interrupts import between
 from sharedbb.cli.progress import Progress
 from sharedbb.cli.sinks import JsonLines, Pictures, Sink, Snapshots
 from sharedbb.errors import SourceError
 from sharedbb.profiling import stage_table, write_report, write_trace
-from sharedbb.profiling.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,11 +40,11 @@ class Screen:
 
     @classmethod
     def for_files(cls, files: Files, *, quiet: bool = False) -> Screen:
-        """Results on stdout, unless stdout is taken by JSON lines."""
+        """Results on stdout, unless one of the files is stdout."""
         from rich.console import Console
 
         errors = Console(stderr=True)
-        results = errors if files.jsonl == STDOUT else Console(highlight=False)
+        results = errors if files.to_stdout else Console(highlight=False)
         return cls(results, errors, quiet)
 
 
@@ -98,13 +97,14 @@ def finish(engine: Engine, source: Source, files: Files, snapshots: Snapshots | 
     recording = engine.profiler.recording()
     if not recording.summary.frames:
         return
-    if files.summary:
-        write_text(files.summary, recording.summary.to_json())
-    if files.trace:
-        write_trace(files.trace, recording)
-    if files.report:
-        write_report(files.report, recording, snapshots.chosen() if snapshots else ())
-    if screen.quiet:
-        return
-    screen.results.print(stage_table(recording.summary))
-    files.tell(screen.results)
+    summary, trace, report = files.summary, files.trace, files.report
+    try:
+        write_each(
+            *([lambda: write(summary, recording.summary.to_json())] if summary else []),
+            *([lambda: write_trace(trace, recording)] if trace else []),
+            *([lambda: write_report(report, recording, snapshots.chosen() if snapshots else ())] if report else []),
+        )
+    finally:
+        if not screen.quiet:
+            screen.results.print(stage_table(recording.summary))
+            files.tell(screen.results)

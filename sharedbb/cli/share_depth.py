@@ -92,7 +92,7 @@ def share_depth(
     from sharedbb.cli.session import Screen
     from sharedbb.cli.shipped import find
     from sharedbb.cli.training import crop_of
-    from sharedbb.errors import CompressionError, SinkError
+    from sharedbb.errors import CompressionError
     from sharedbb.learn.course import Course
     from sharedbb.learn.distillation import Distill
     from sharedbb.learn.journal import Journal
@@ -100,13 +100,10 @@ def share_depth(
 
     if steps is not None and minutes is not None:
         raise CompressionError("a training ends after --steps or after --minutes; give one of them")
-    if out.suffix != ".sbb":
-        raise SinkError(f"cannot write {out}: the name of an artifact ends in .sbb")
     spec = read_pipeline(pipeline, overrides)
     given, floors = specialists_of(specialists), floors_of(floor or ())
-    files = Files(report=report, summary=json_file)
-    for results in (files, Files(summary=out, trace=out.with_suffix(".yaml"))):
-        results.check(find(pipeline), spec.backbone.weights or "", *(path for path, _ in given))
+    files = Files(report=report, summary=json_file, artifact=out)
+    files.check(find(pipeline), spec.backbone.weights or "", *(path for path, _ in given))
     course = Course(
         steps=STEPS if steps is None and minutes is None else steps,
         minutes=minutes,
@@ -126,7 +123,7 @@ def share_depth(
         found = share(question, pictures, journal, measure=measure, watch=watch)
         told = record(found, [sentence for one in pictures for sentence in one.said])
         write(found, told, out, files)
-    tell(depth_table(told), out, files, screen)
+    tell(depth_table(told), files, screen)
 
 
 def record(found: Sharing, said: Sequence[str]) -> dict[str, Any]:

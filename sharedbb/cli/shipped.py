@@ -34,15 +34,18 @@ def shipped(name: str) -> Path:
         if path.is_file():
             return path
     there = ", ".join(names()) or "none; this installation is incomplete"
-    raise SharedBBError(f"no pipeline named {name!r} comes with sharedbb (there are: {there})")
+    raise SharedBBError(f"no file {name!r}, and no pipeline of that name comes with sharedbb (there are: {there})")
 
 
 def find(pipeline: str) -> Path:
-    """The file that a command line means: a path, or the bare name of a shipped pipeline."""
+    """The file that a command line means: a path, or the bare name of a shipped pipeline.
+
+    Raises SharedBBError for a bare name that is neither, listing the shipped ones.
+    """
     path = Path(pipeline)
-    if path.suffix or path.name != pipeline or path.exists() or pipeline not in names():
+    if path.suffix or path.name != pipeline or path.is_file():
         return path
-    return shipped(pipeline)
+    return shipped(pipeline) if pipeline in names() or not path.exists() else path
 
 
 def pipelines() -> None:

@@ -43,15 +43,13 @@ class JsonLines:
     def __init__(self, path: Path, profiler: Profiler) -> None:
         self._path = path
         self._profiler = profiler
-        try:
-            self._file: TextIO = sys.stdout if path == STDOUT else path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise self._failed(error) from error
+        self._file: TextIO | None = sys.stdout if path == STDOUT else None
 
     def take(self, result: FrameResult) -> None:
-        """Write one line."""
+        """Write one line. The first one replaces what the file held: a run without a frame leaves it alone."""
         with self._profiler.span("jsonl", stream=result.stream, frame=result.index):
             try:
+                self._file = self._file or self._path.open("w", encoding="utf-8")
                 self._file.write(result.to_json() + "\n")
                 self._file.flush()
             except BrokenPipeError:
@@ -63,7 +61,7 @@ class JsonLines:
 
     def close(self) -> None:
         """Close the file; stdout stays open."""
-        if self._path == STDOUT:
+        if self._file is None or self._path == STDOUT:
             return
         try:
             self._file.close()

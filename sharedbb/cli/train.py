@@ -94,17 +94,14 @@ def train(
     from sharedbb.cli.session import Screen
     from sharedbb.cli.shipped import find
     from sharedbb.cli.training import Wanted, crop_of, record, run, sets_of, weights_of
-    from sharedbb.errors import CompressionError, SinkError
+    from sharedbb.errors import CompressionError
     from sharedbb.learn.course import Course
 
     if steps is not None and minutes is not None:
         raise CompressionError("a training ends after --steps or after --minutes; give one of them")
-    if out.suffix != ".sbb":
-        raise SinkError(f"cannot write {out}: the name of an artifact ends in .sbb")
     spec = read_pipeline(pipeline, overrides)
-    files = Files(report=report, summary=json_file)
-    for results in (files, Files(summary=out, trace=out.with_suffix(".yaml"))):
-        results.check(find(pipeline), start or "", spec.backbone.weights or "")
+    files = Files(report=report, summary=json_file, artifact=out)
+    files.check(find(pipeline), start or "", spec.backbone.weights or "")
     course = Course(
         steps=STEPS if steps is None and minutes is None else steps,
         minutes=minutes,
@@ -125,7 +122,7 @@ def train(
         trained.save(out)
         told = record(trained, out, folder)
     write(told, files)
-    tell(shown(told), out, files, screen)
+    tell(shown(told), files, screen)
 
 
 def write(told: Mapping[str, Any], files: Files) -> None:
@@ -152,7 +149,7 @@ def table(told: Mapping[str, Any]) -> Table:
 
     parts = [part for part in ("val", "test") if part in told]
     title = f"{told['pipeline']}: {told['steps']} steps, best after {told['best_step'] or told['steps']}"
-    shown = Table(title=title, title_style="bold", title_justify="left")
+    shown = Table(title=Text(title), title_style="bold", title_justify="left")
     for name in ("head", "metric", *parts):
         shown.add_column(name, justify="right" if name in parts else "left", overflow="fold")
     for head, facts in told["heads"].items():

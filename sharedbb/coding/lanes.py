@@ -42,6 +42,8 @@ class LaneReader:
     """
 
     def __init__(self, body: bytes, sizes: Mapping[str, tuple[int, int]], limit: int) -> None:
+        if any(min(declared) < 0 for declared in sizes.values()):
+            raise ArtifactError("coded weights: a lane of less than nothing; do not trust this file")
         if sum(packed for packed, _ in sizes.values()) != len(body):
             raise ArtifactError("coded weights: cut off, or longer than the header says")
         if sum(size for _, size in sizes.values()) > limit:
@@ -50,7 +52,7 @@ class LaneReader:
         self._at = dict.fromkeys(sizes, 0)
         start = 0
         for lane, (packed, size) in sizes.items():
-            symbols = inflated(body[start : start + packed], size) if 0 <= packed <= size else b""
+            symbols = inflated(body[start : start + packed], size) if packed <= size else b""
             if len(symbols) != size:
                 raise ArtifactError(f"coded weights: lane {lane!r} is damaged")
             self._lanes[lane] = np.frombuffer(symbols, np.uint8)

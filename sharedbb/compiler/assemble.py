@@ -14,6 +14,7 @@ from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.compiled import Compiled
 from sharedbb.compiler.form import Given
 from sharedbb.errors import Problem, SpecError
+from sharedbb.outputs.raw import owning
 from sharedbb.profiling import NullProfiler, Profiler
 from sharedbb.program import HeadPlan, Program
 from sharedbb.registry import BACKBONES, BACKENDS, HEADS, Lazy, resolve
@@ -99,7 +100,7 @@ def bargain_of(reuse: Reuse) -> Bargain | None:
 
 
 def _head_plan(name: str, spec: Head) -> HeadPlan:
-    decoder = resolve(HEADS[spec.type].decoder)(spec)
+    decoder = owning(resolve(HEADS[spec.type].decoder)(spec))
     return HeadPlan(name, {}, decoder, spec.every, spec.max_age_ms, spec.priority)
 
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ def read(name: str) -> tuple[dict[str, Any], list[bytes]] | None:
         blobs = [(path / f"{position}.bin").read_bytes() for position in range(len(stored["digests"]))]
         if [hashlib.sha256(blob).hexdigest() for blob in blobs] != stored.pop("digests"):
             return None
-        os.utime(path)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    with suppress(OSError):  # a folder that can only be read is a cache all the same
+        os.utime(path)
     return stored, blobs
 
 

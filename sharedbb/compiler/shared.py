@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import Merged
 from sharedbb.graph.merge import merge as merge_graphs
 from sharedbb.outputs import raw_decoder
+from sharedbb.outputs.raw import owning
 from sharedbb.program import Decoder, HeadPlan
 from sharedbb.reuse.regions import CELL
 from sharedbb.runtime import Engine
@@ -134,12 +136,17 @@ class Shared(nn.Module):
         asked = _checked(Input, fit=fit, normalize=normalize)
         picture = asked.model_copy(update={"size": (height, width)})  # the networks' own, whatever it is a multiple of
         settings = _checked(Runtime, **runtime)
+        _require_mappings(
+            decoders=decoders, every=every, max_age_ms=max_age_ms, priority=priority, schedule=schedule, reuse=reuse
+        )
         planned = _checked(Schedule, **(schedule or {}))
         form, bargain = self._transform(transform), self._reuse(reuse, picture.network_size)
         given = Given.of(source, form)
         clocks, ages, ranks, known = every or {}, max_age_ms or {}, priority or {}, decoders or {}
         heads = tuple(dict.fromkeys(head_of(answer) for answer in self.graph.outputs))
+        self._require_real()
         _require_known(heads, every=clocks, max_age_ms=ages, priority=ranks, decoders=known)
+        cached = use_cache and settings.cache
         ways = candidates(settings)
         key = cache.key(
             {
@@ -154,7 +161,7 @@ class Shared(nn.Module):
                 "machine": machine(),
             }
         )
-        found = compiled.load(key, settings.threads, bargain.mode) if use_cache else None
+        found = compiled.load(key, settings.threads, bargain.mode) if cached else None
         if found is None:
             graph, made, said = formed(self.graph, form, picture, ways, settings.threads, given)
             found = lower(
@@ -167,11 +174,16 @@ class Shared(nn.Module):
                 **taken_apart(bargain),
             )
             found = replace(found, form=made, choices=(*said, *found.choices))
-            if use_cache:
+            if cached:
                 compiled.store(key, found)
         plans = {
             head: HeadPlan(
-                head, {}, known.get(head) or raw_decoder(), clocks.get(head, 1), ages.get(head), ranks.get(head, 0)
+                head,
+                {},
+                owning(known.get(head) or raw_decoder()),
+                clocks.get(head, 1),
+                ages.get(head),
+                ranks.get(head, 0),
             )
             for head in heads
         }
@@ -199,6 +211,12 @@ class Shared(nn.Module):
             raise SpecError([Problem("reuse", message)])
         return asked
 
+    def _require_real(self) -> None:
+        """Refuse answers of complex numbers, of which an engine would hand on the real part alone."""
+        for answer, value in self.graph.outputs.items():
+            if self.graph.by_name[value].dtype.is_complex:
+                raise GraphError(f"{answer} is of complex numbers; let the network return torch.view_as_real of it")
+
     def _picture_size(self) -> tuple[int, int]:
         node = self.graph.by_name[self.graph.inputs[0]]
         if len(node.shape) != 4 or node.shape[:2] != (1, 3) or not node.dtype.is_floating_point:
@@ -216,6 +234,17 @@ def _checked(model: type[Settings], **given: Any) -> Settings:
         raise SpecError(faults) from None
 
 
+def _require_mappings(**fields: Any) -> None:
+    """Refuse what is no mapping."""
+    faults = [
+        Problem(field, f"must be a mapping, got {given!r}")
+        for field, given in fields.items()
+        if given is not None and not isinstance(given, Mapping)
+    ]
+    if faults:
+        raise SpecError(faults)
+
+
 def _require_known(heads: Sequence[str], **fields: Mapping[str, Any]) -> None:
     """Refuse fields of networks that there are not, and clocks that do not tick."""
     faults = [
@@ -227,5 +256,16 @@ def _require_known(heads: Sequence[str], **fields: Mapping[str, Any]) -> None:
     for name, count in fields["every"].items():
         if type(count) is not int or count < 1:
             faults.append(Problem(f"every.{name}", f"must be a whole number, at least 1, got {count!r}"))
+    for name, age in fields["max_age_ms"].items():
+        if type(age) not in (int, float) or not 0 < age < math.inf:
+            faults.append(Problem(f"max_age_ms.{name}", f"must be a number above 0, got {age!r}"))
+    for name, rank in fields["priority"].items():
+        if type(rank) is not int:
+            faults.append(Problem(f"priority.{name}", f"must be a whole number, got {rank!r}"))
+    for name, decoder in fields["decoders"].items():
+        if not callable(decoder):
+            faults.append(
+                Problem(f"decoders.{name}", f"must be a function of raw arrays and geometry, got {decoder!r}")
+            )
     if faults:
         raise SpecError(faults)

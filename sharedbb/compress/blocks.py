@@ -39,7 +39,7 @@ def without_blocks(
     """
     module = network.copy()
     shape = network_shape(network)
-    blocks = [block for block in passing_blocks(module, shape) if not within(block, keep)]
+    blocks = [block for block in passing_blocks(module, shape) if not _holds(block, keep)]
     if not blocks:
         raise CompressionError(f"{network.pipeline.name} has no block that gives a map of the shape it takes")
     pictures = images(network, data, PICTURES)
@@ -54,6 +54,11 @@ def without_blocks(
         "effects": {block: round(value, 6) for block, value in effect.items()},
     }
     return replace(network, module=module, coding=_without_coding(network, module)), facts
+
+
+def _holds(block: str, keep: Sequence[str]) -> bool:
+    """Whether a block is in one of the modules to keep, or around one."""
+    return within(block, keep) or any(within(name, [block]) for name in keep)
 
 
 def passing_blocks(module: nn.Module, shape: Sequence[int]) -> list[str]:

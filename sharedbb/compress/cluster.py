@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharedbb.compress.kmeans import kmeans, nearest
-from sharedbb.compress.layers import Weighted, watched, weighted_layers
+from sharedbb.compress.layers import Weighted, require_finite, watched, weighted_layers
 from sharedbb.compress.ties import ties
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data
@@ -54,6 +54,7 @@ def cluster(
     network that is quantized already.
     """
     levels = _checked(network, bits, levels, group, data, finetune)
+    require_finite(network.module)
     module = network.copy()
     chosen = weighted_layers(module, layers, exclude)
     counts = _importances(network, list(chosen), data)

@@ -34,8 +34,8 @@ def code(network: Network, *, bits: int = 16, norms: int = 32) -> tuple[Network,
         for name, weight in _uncoded(network).items()
         if weight.ndim > 1 or norms == 16
     }
-    module.load_state_dict(decode(encode(state, given)))
-    coding = {**network.coding, **given}
+    coding = network.recoded(given)
+    module.load_state_dict(decode(encode(state, {name: coding[name] for name in given})))
     before, after = FLOAT32_BYTES * network.parameters, len(encode(module.state_dict(), coding))
     facts = {
         "weights": len(given),
@@ -51,7 +51,7 @@ def code(network: Network, *, bits: int = 16, norms: int = 32) -> tuple[Network,
 def _uncoded(network: Network) -> dict[str, Tensor]:
     """The parameters by state-dict name, those shared under each of their names, without those that have a coding."""
     parameters = network.module.named_parameters(remove_duplicate=False)
-    return {name: weight for name, weight in parameters if name not in network.coding}
+    return {name: weight for name, weight in parameters if network.is_uncoded(name)}
 
 
 def _coding(bits: int) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def cp(kernel: Tensor, rank: int) -> Factors:
             if mode < 2:  # scale goes to the last
                 factors[mode] = factors[mode] / factors[mode].norm(dim=0).clamp_min(1e-150)
     outs, ins, places = factors
-    near = torch.einsum("or,ir,kr->oik", outs, ins, places)
+    pairs = (ins[:, None] * places).flatten(0, 1)  # inputs x places, by rank: no product with the outputs as well
+    near = (outs @ pairs.T).view_as(tensor)
     kept = 1 - float((tensor - near).square().sum() / tensor.square().sum().clamp_min(1e-300))
     spatial = places.T.reshape(rank, 1, *kernel.shape[2:])
     kernels = _floats(ins.T[:, :, None, None], spatial, outs[:, :, None, None])

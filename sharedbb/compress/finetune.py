@@ -127,8 +127,9 @@ def train(
         trainer.save(path)
     module = network.copy()
     module.load_state_dict(trainer.averaged())
+    network, said = network.unrounded()
     settings = {name: value for name, value in trainer.course.to_dict().items() if value is not None}
-    report = StepReport(step, settings, facts_of(trainer))
+    report = StepReport(step, settings, facts_of(trainer), said)
     return network.then(report, module=module), report
 
 

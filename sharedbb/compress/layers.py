@@ -15,6 +15,13 @@ from sharedbb.learn.network import Network
 Weighted = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
+def require_finite(module: nn.Module) -> None:
+    """Raise CompressionError for weights that are no numbers, of which no step can say what matters."""
+    for name, weight in module.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise CompressionError(f"weight {name!r} has numbers that are not finite; train the network anew")
+
+
 def weighted_layers(
     module: nn.Module, layers: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, Weighted]:

@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from sharedbb.compress.channels import within
 from sharedbb.compress.narrowing import Between
 from sharedbb.errors import CompressionError
-from sharedbb.learn.network import Network
-
-SPARSE = {"type": "plain", "dtype": "f16"}
-"""How a sparse weight is stored that has no coding yet."""
+from sharedbb.learn.network import SPARSE, Network
 
 
 def with_zeros(

@@ -40,6 +40,11 @@ class Trial:
     objectives: tuple[float, float] | None
     said: str = ""
 
+    @property
+    def place(self) -> int:
+        """Which of the trials it is, from 1: what people, files and records call it."""
+        return self.number + 1
+
     def beats(self, other: Trial) -> bool:
         """Whether it is at least as good in both objectives, and better in one."""
         if self.objectives is None or other.objectives is None:
@@ -50,7 +55,7 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         cost, loss = self.objectives or (None, None)
-        return {"trial": self.number, "values": dict(self.values), "cost": cost, "loss": loss, "said": self.said}
+        return {"trial": self.place, "values": dict(self.values), "cost": cost, "loss": loss, "said": self.said}
 
 
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sharedbb.compress.answers import network_shape
 from sharedbb.compress.blocks import without_blocks
+from sharedbb.compress.layers import require_finite
 from sharedbb.compress.masks import with_zeros
 from sharedbb.compress.narrowing import Between, Narrowing, narrow, neuron_cost
 from sharedbb.compress.sensitivity import Sensitivity
@@ -73,8 +74,9 @@ def prune(
         "seed": seed,
     }
     _check(network, settings)
-    cautions = _cautions(sensitivity)
-    counted = cost or COSTS[target]
+    require_finite(network.module)
+    cautions = _cautions(sensitivity, network)
+    counted, said = cost or COSTS[target], tuple[str, ...]()
     match method:
         case "block":
             pruned, facts = without_blocks(network, amount, counted, keep=keep, head_weights=head_weights, data=data)
@@ -92,12 +94,13 @@ def prune(
                 neurons=method == "neuron",
                 seed=seed,
             )
+            network, said = network.unrounded()
             pruned, facts = narrow(network, asked, amount, iterations, between)
-    return _reported(network, pruned, settings, facts)
+    return _reported(network, pruned, settings, facts, said)
 
 
 def _reported(
-    network: Network, pruned: Network, settings: Mapping[str, Any], facts: Mapping[str, Any]
+    network: Network, pruned: Network, settings: Mapping[str, Any], facts: Mapping[str, Any], told: Sequence[str]
 ) -> tuple[Network, StepReport]:
     """The pruned network with its report; says where less went than was asked."""
     before = trace(network.module, network_shape(network))
@@ -107,7 +110,7 @@ def _reported(
         "parameters_before": network.parameters,
         "parameters_after": pruned.parameters,
     }
-    said = []
+    said = list(told)
     asked, left = settings["amount"], facts["left"]
     if left > 1 - asked + TOLERANCE:
         said.append(f"asked to take {asked:.0%}, took {1 - left:.0%}: what is left must stay, or would not be a layer")
@@ -117,15 +120,18 @@ def _reported(
     return pruned.then(report), report
 
 
-def _cautions(sensitivity: Sensitivity | Mapping[str, Any] | None) -> Mapping[str, float]:
-    """Caution by layer, of a measured sensitivity, its JSON, or plain numbers."""
+def _cautions(sensitivity: Sensitivity | Mapping[str, Any] | None, network: Network) -> Mapping[str, float]:
+    """Caution by layer, of a measured sensitivity, its JSON, or plain numbers; of layers that the network has."""
     if isinstance(sensitivity, Mapping) and "layers" in sensitivity:
         sensitivity = Sensitivity.from_dict(sensitivity)
-    if isinstance(sensitivity, Sensitivity):
-        return sensitivity.cautions("prune")
-    found = dict(sensitivity or {})
+    found = sensitivity.cautions("prune") if isinstance(sensitivity, Sensitivity) else dict(sensitivity or {})
     if any(not isinstance(value, int | float) or value <= 0 for value in found.values()):
         raise CompressionError("sensitivity by layer must be numbers above 0, 1 for a layer like any other")
+    modules = dict(network.module.named_modules())
+    if found and not any(layer in modules for layer in found):
+        raise CompressionError(
+            f"{network.pipeline.name} has none of the layers whose sensitivity is given, such as {next(iter(found))!r}"
+        )
     return found
 
 

@@ -79,7 +79,8 @@ def quantize(
     if method == "weights":
         network = _stored(network, graph, weights(graph), counts, symmetric=symmetric)
         said = ("weights are whole numbers in the artifact alone: nothing runs faster",)
-        report = StepReport("quantize", settings, {"weights": len(weights(graph))}, said)
+        rounded = sum(told["type"] == "uniform" for told in network.coding.values())
+        report = StepReport("quantize", settings, {"weights": rounded}, said)
         return network.then(report), report
     if method == "dynamic":
         kept = _of_linear_layers(graph, weights(graph))
@@ -196,12 +197,12 @@ def _stored(network: Network, graph: Graph, grids: Mapping[str, Grid], bits: Bit
     coding: dict[str, Mapping[str, Any]] = {}
     for edge, node, _, _ in edges(graph):
         name = f"{node.origin}.weight"
-        if edge in grids and grids[edge].axis in (None, 0) and name in own and name not in network.coding:
+        if edge in grids and grids[edge].axis in (None, 0) and name in own and network.is_uncoded(name):
             count = bits if isinstance(bits, int) else bits.get(node.origin, 8)
             coding[name] = {"type": "uniform", "bits": count, "axis": grids[edge].axis, "symmetric": symmetric}
-    module = network.copy()
-    module.load_state_dict(own | decode(encode({name: own[name] for name in coding}, coding)))
-    return replace(network, module=module.eval(), coding=coding | dict(network.coding))
+    module, stored = network.copy(), network.recoded(coding)
+    module.load_state_dict(own | decode(encode({name: own[name] for name in coding}, {n: stored[n] for n in coding})))
+    return replace(network, module=module.eval(), coding=stored)
 
 
 def _facts(graph: Graph, scheme: Scheme) -> dict[str, Any]:

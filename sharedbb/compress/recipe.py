@@ -16,7 +16,7 @@ from typing import Any
 
 from sharedbb.compress.floors import Bisection, Floor, Quality, broken, floors_of
 from sharedbb.compress.record import Fate, Row, Run, Speed, State, write
-from sharedbb.compress.steps import Bench, Watch, take
+from sharedbb.compress.steps import CHECKPOINT, Bench, Watch, check_names, take
 from sharedbb.errors import CompressionError, DataError
 from sharedbb.learn.batches import shares_of
 from sharedbb.learn.data import Data, open_data
@@ -147,6 +147,7 @@ class _Running:
 
     def run(self) -> Run:
         """All of it."""
+        check_names(self.recipe.steps, self.original)
         before = self._quality(self.start, "val")
         self.floors = floors_of(self.recipe.floors, before)
         rows, state = [Row(None, self.start, before)], self.start
@@ -250,7 +251,10 @@ class _Running:
             teacher, seed = self.original, self.recipe.seed
             bench = Bench(pictures.train, pictures.footage, pictures.calibrate, teacher, folder, seed, self.watch)
             network = self.take(step, base.network(), bench)
-            return {"seconds": round(time.monotonic() - began, 1), **write(folder, network)}
+            facts = {"seconds": round(time.monotonic() - began, 1), **write(folder, network)}
+            for checkpoint in folder.glob(f"*{CHECKPOINT}"):
+                checkpoint.unlink()
+            return facts
 
         return State(self.journal.entry(step.type, decided_by, make))
 

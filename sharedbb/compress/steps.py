@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharedbb.errors import CompressionError
 from sharedbb.learn.distillation import Distill
 from sharedbb.spec.steps import (
     AnyStep,
@@ -51,6 +52,24 @@ class Bench:
     def few(self, count: int | None) -> Data | None:
         """So many pictures, evenly spread over those to learn from; None for none (0, or no number)."""
         return self.train.spread(count) if count else None
+
+
+def check_names(steps: Sequence[AnyStep], network: Network) -> None:
+    """Raise CompressionError for heads and modules that steps name and ``network``, the untouched one, has not.
+
+    Modules of a step behind one that puts others in their place are not looked for: who knows their names.
+    """
+    heads, modules = network.pipeline.heads, {name for name, _ in network.module.named_modules()}
+    for number, step in enumerate(steps):
+        if isinstance(step, PruneStep):
+            if strange := [name for name in step.head_weights if name not in heads]:
+                raise CompressionError(
+                    f"step {number} weighs {strange[0]!r}; the heads of {network.pipeline.name} are {', '.join(heads)}"
+                )
+            if absent := [name for name in step.keep if name not in modules]:
+                raise CompressionError(f"step {number} keeps {absent[0]!r}, no module of {network.pipeline.name}")
+        if isinstance(step, FactorizeStep) or (isinstance(step, DistillStep) and step.student):
+            return
 
 
 def take(step: AnyStep, network: Network, bench: Bench) -> Network:

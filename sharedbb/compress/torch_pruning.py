@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.compress.channels import ChannelGroup, Held, Member, Side, is_grouped, joined
+from sharedbb.compress.liveness import observed
 from sharedbb.errors import CompressionError
 
 PRUNABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
@@ -32,7 +33,7 @@ def channel_groups(module: nn.Module, image: Tensor) -> tuple[list[ChannelGroup]
         raise CompressionError("pruning needs torch-pruning: pip install 'sharedbb[compress]'") from error
     training = module.training
     with torch.enable_grad():
-        graph = _graph(torch_pruning).build_dependency(module, image, verbose=False)
+        graph = _graph(torch_pruning).build_dependency(module, image, forward_fn=_everything, verbose=False)
         found = [_translated(group, graph) for group in graph.get_all_groups()]
     module.train(training)
     order = {name: index for index, name in enumerate(dict(module.named_modules()))}
@@ -40,6 +41,12 @@ def channel_groups(module: nn.Module, image: Tensor) -> tuple[list[ChannelGroup]
     groups, tied = joined(raw, dict(module.named_modules()))
     held = [*(each for each in found if isinstance(each, Held)), *tied]
     return groups, sorted(held, key=lambda each: order[each.name])
+
+
+def _everything(module: nn.Module, image: Tensor) -> list[Tensor]:
+    """The answers, and what no answer depends on: it runs with the rest, so what it reads must keep fitting it."""
+    answers, given = observed(module, image)
+    return [*answers, *(one.tensor for one in given if not one.is_read)]
 
 
 def _graph(torch_pruning: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.compress.channels import ChannelGroup
+from sharedbb.compress.liveness import unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ COSTS: Mapping[str, LayerCost] = {"macs": Layer.macs, "parameters": Layer.parame
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> dict[str, Layer]:
-    """Every convolution and linear layer that runs for an image of ``shape`` (NCHW), by path, in order of the modules.
+    """Every convolution and linear layer that answers to an image of ``shape`` (NCHW) need, by path, in their order.
 
     A layer that runs several times counts once, with the positions of all calls. The module must be in eval mode.
     """
     positions: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)}
+    kinds, idle = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear), unread(module)
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, kinds) and n not in idle}
 
     def count(name: str, axis: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -33,7 +33,17 @@ BY_MEMORY = ("aten.as_strided.", "aten.view_as_complex.", "aten.view.dtype")
 VIEWS = frozenset(
     {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "slice", "select"}
     | {"narrow", "chunk", "split", "split_with_sizes", "unbind", "expand", "getitem", "detach", "alias"}
+    | {"type_as"}
 )
+
+# Calls whose result may be a view, of which torch itself does not know that it is one.
+SECRET_VIEWS = frozenset({"einsum", "meshgrid", "broadcast_tensors", "atleast_1d", "atleast_2d", "atleast_3d"})
+
+# Calls that only change a tensor's type or device; a graph has no device, so a type is all that is left of them.
+CONVERSIONS = ("aten.to.device", "aten.to.dtype_layout", "aten._to_copy.")
+
+# Where a call would put its result, which is where what it reads lies.
+PLACES = frozenset({"device", "layout", "pin_memory"})
 
 
 def capture(module: nn.Module, example: Tensor, name: str = "net") -> Graph:
@@ -84,24 +94,52 @@ def _functional(kind: str) -> str:
 
 
 def _writes_where_others_read(exported: torch.export.ExportedProgram) -> bool:
-    """Whether an in-place operator writes to a weight, or to memory that another value sees under another name."""
+    """Whether an operator writes to what is not its own: to memory that another value sees under another name.
+
+    Such as a weight, or the target of ``out=``; in-place operators without a functional form of their name count too.
+    """
     inputs = set(exported.graph_signature.user_inputs)
     memory: dict[torch.fx.Node, Any] = {}  # for results that share memory: whose it is
+    secret: set[torch.fx.Node] = set()  # results that do so without torch's knowing
     shared = {
         node for node in exported.graph.nodes if node.op in ("placeholder", "get_attr") and node.name not in inputs
     }
     for node in exported.graph.nodes:
-        if node.op != "call_function" or not (node.args and isinstance(node.args[0], torch.fx.Node)):
+        if node.op != "call_function":
             continue
-        kind, owner = _kind(node.target), memory.get(node.args[0], node.args[0])
+        kind = _kind(node.target)
+        if _writes(node.target) and not _is_in_place(kind):
+            return True
+        if not node.all_input_nodes:
+            continue
+        first = node.all_input_nodes[0]
+        owner = memory.get(first, first)
+        if first in secret and _is_in_place(kind):
+            raise GraphError(f"{kind} writes to what may be a view; write to a clone() of it, or use what it returns")
+        if kind in SECRET_VIEWS or (first in secret and _may_alias(kind, node.target)):
+            secret.add(node)
         if _is_in_place(kind) and kind.rstrip("_") not in PASS_THROUGH:
-            if owner in shared or kind in ("copy_", "fill_", "zero_"):
+            if owner in shared or kind in ("copy_", "fill_", "zero_") or not _has_functional(node.target, kind):
                 return True
             memory[node] = owner
         elif kind.rstrip("_") in PASS_THROUGH or _may_alias(kind, node.target):
             memory[node] = owner
             shared.add(owner)
     return False
+
+
+def _writes(target: Any) -> bool:
+    """Whether a call changes one of its arguments."""
+    return bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
+
+
+def _has_functional(target: Any, kind: str) -> bool:
+    """Whether there is an operator of the same overload that leaves its argument alone."""
+    try:
+        operator_of(str(target).replace(f".{kind}.", f".{_functional(kind)}."))
+    except GraphError:
+        return False
+    return True
 
 
 def _may_alias(kind: str, target: Any) -> bool:
@@ -168,11 +206,17 @@ class _Reader:
         if in_place:
             op = op.replace(f".{kind}.", f".{_functional(kind)}.")
             operator_of(op)
+        elif _writes(node.target):
+            raise GraphError(f"{self.name}: {op} writes to one of its arguments; use what it returns instead")
         elif op in ("aten.view.default", "aten._unsafe_view.default"):
             op = "aten.reshape.default"
         elif kind == "_native_batch_norm_legit_no_training":
             op, args, kwargs = "aten.batch_norm.default", (*args[:5], False, *args[5:7], False), ()
         meta = node.meta["val"]
+        if op.startswith(CONVERSIONS):
+            op, args, kwargs = "aten.to.dtype", (args[0], meta.dtype), ()
+        elif any(isinstance(arg, Value) for arg in args):
+            kwargs = tuple((key, value) for key, value in kwargs if key not in PLACES)
         first = meta[0] if isinstance(meta, tuple | list) else meta
         if not isinstance(first, Tensor):
             raise GraphError(f"{self.name}: {op} gives {type(first).__name__}, not a tensor; shapes must be fixed")

@@ -25,11 +25,16 @@ Heads = frozenset[str]
 # The finest stride after which a group is cut: earlier features are larger than the picture itself.
 FINEST_CUT = 4
 
-# What a frame's other stages are called: a head of such a name must not be mistaken for one of them in a profile.
 # The origin of nodes that only bring the picture into another form: a cut after them would part nothing.
 REARRANGED = "transform"
 
-NAMES_TAKEN = frozenset({"frame", "transform", "plan", "decode", "draw", "write", "jsonl", "trunk", "network"})
+# What the picture and a frame's other stages are called: a head of such a name must not be mistaken for one of them.
+NAMES_TAKEN = frozenset(
+    {
+        *("frame", "input", "transform", "plan", "decode", "draw", "write", "jsonl", "trunk", "network"),
+        *("observe", "warp", "audit", "certify"),
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,14 @@ def _call_key(node: Node, args: tuple[Any, ...]) -> Key:
 
 
 def _comparable(tree: Any) -> Any:
-    """Arguments with their types, so that 1, 1.0 and True stay apart."""
-    return rewrite(tree, lambda leaf: leaf if isinstance(leaf, Value | Weight) else (type(leaf).__name__, leaf))
+    """Arguments with their types, so that 1, 1.0 and True stay apart; floats as text, so that 0.0 and -0.0 do."""
+
+    def comparable(leaf: Any) -> Any:
+        if isinstance(leaf, Value | Weight):
+            return leaf
+        return type(leaf).__name__, repr(leaf) if isinstance(leaf, float) else leaf
+
+    return rewrite(tree, comparable)
 
 
 def _moved(node: Node, mapped: Mapping[str, str]) -> Node:

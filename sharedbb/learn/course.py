@@ -53,6 +53,8 @@ class Course:
             raise CompressionError(f"no balance is called {self.balance!r}; there are {', '.join(get_args(Balancing))}")
         if self.crop and (self.crop[0] % 32 or self.crop[1] % 32 or min(self.crop) < 32):
             raise CompressionError(f"the sides of a crop are multiples of 32, got {self.crop[0]}x{self.crop[1]}")
+        if self.crop == (32, 32) and self.batch == 1:
+            raise CompressionError("batch norms learn nothing from one crop of 32x32; take larger ones, or several")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

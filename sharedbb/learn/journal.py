@@ -2,7 +2,7 @@
 
 An entry is a folder named by the digest of everything that decides it. It has another name until it is complete, and
 then gets its own by one rename: an entry is there as a whole or not at all. What is left of an unfinished one, such as
-a checkpoint of a training, stays for the next attempt.
+a checkpoint of a training, stays for the next attempt. Two runs in one folder wait for each other and share the work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ VERSION = 1
 
 FACTS = "entry.json"
 UNFINISHED = ".part"
+LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,11 @@ class Journal:
         place = self.folder / f"{kind}-{key(decided_by)}"
         if not place.exists():
             unfinished = _folder(place.with_name(place.name + UNFINISHED))
-            _complete(unfinished, place, {"decided_by": decided_by, "facts": make(unfinished)})
+            with _locked(unfinished):
+                if place.exists():  # by another run, for which this one waited
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                else:
+                    _complete(unfinished, place, {"decided_by": decided_by, "facts": make(unfinished)})
         return Entry(place, _facts(place))
 
 
@@ -59,6 +66,25 @@ def _folder(place: Path) -> Path:
     return place
 
 
+@contextmanager
+def _locked(unfinished: Path) -> Iterator[None]:
+    """Nobody else works on this entry meanwhile; whoever waited for it finds it complete, or goes on with it.
+
+    The lock ends with its process, however that ends.
+    """
+    from filelock import FileLock
+
+    try:
+        lock = FileLock(unfinished / LOCK)
+        lock.acquire()
+    except OSError as error:
+        raise CompressionError(f"cannot write in {unfinished}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _complete(unfinished: Path, place: Path, told: Mapping[str, Any]) -> None:
     """Write the facts and give the folder its name; nothing of it is only in the system's memory by then."""
     try:
@@ -67,6 +93,8 @@ def _complete(unfinished: Path, place: Path, told: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(place)
+    except ValueError as error:
+        raise CompressionError(f"{place.name}: a number is not finite; the network answers nothing any more") from error
     except OSError as error:
         raise CompressionError(f"cannot write {place}: {error.strerror or error}; make room and run again") from error
 

@@ -27,6 +27,9 @@ from sharedbb.learn.report import StepReport
 from sharedbb.nets.structure import differences
 from sharedbb.spec import Pipeline, dump, load
 
+SPARSE: Mapping[str, Any] = {"type": "plain", "dtype": "f16", "sparse": True}
+"""How a weight is stored whose zeros are left out, and which no step has coded otherwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -64,6 +67,30 @@ class Network:
     def copy(self) -> nn.Module:
         """A deep copy of the module, for a step to work on."""
         return copy.deepcopy(self.module)
+
+    def is_uncoded(self, name: str) -> bool:
+        """Whether no step has said in how many bits this weight is stored: at most that its zeros are left out."""
+        return bool(self.coding.get(name, SPARSE)["type"] == "plain")
+
+    def recoded(self, coding: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """These codings over those that the network has; zeros that were left out stay so."""
+        sparse = {name for name, told in self.coding.items() if told.get("sparse")}
+        fresh = {name: {**told, "sparse": True} if name in sparse else told for name, told in coding.items()}
+        return {**self.coding, **fresh}
+
+    def unrounded(self) -> tuple[Network, tuple[str, ...]]:
+        """The network for a step that gives its weights new values, and what to say of that.
+
+        Weights that were rounded to evenly spaced values will not lie on them any more: nothing says in how many bits
+        they are stored then. Zeros that are left out, and values that weights share, stay.
+        """
+        rounded = {name: told for name, told in self.coding.items() if told["type"] == "uniform"}
+        if not rounded:
+            return self, ()
+        kept = {name: told for name, told in self.coding.items() if name not in rounded}
+        sparse = {name: SPARSE for name, told in rounded.items() if told.get("sparse")}
+        said = f"{len(rounded)} weights that had been rounded change: they are stored in full, until `code` rounds them"
+        return replace(self, coding={**kept, **sparse}), (said,)
 
     def then(self, report: StepReport, **changes: Any) -> Network:
         """The next network: ``changes`` to the fields, the report appended, the module in eval mode."""

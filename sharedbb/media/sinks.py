@@ -40,7 +40,8 @@ class VideoSink:
 
     What is on disk can be played at any time, also when the process is killed: all but about the last two seconds. The
     first picture sets the size; an odd height or width, which 4:2:0 cannot hold, gets its last row or column twice.
-    Later pictures of another size are fitted into it with bars. Closed without a picture, it leaves no file.
+    Later pictures of another size are fitted into it with bars. The first picture also replaces what the file held:
+    closed without one, it leaves everything as it was.
 
     Raises SinkError for a suffix other than .mp4, .m4v, .mov or .mkv, a rate outside 0–1000, and a file that cannot be
     written.
@@ -54,21 +55,21 @@ class VideoSink:
         self._rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= MOST_FPS else Fraction(0)
         if self._rate == 0:
             raise SinkError(f"cannot write {path} at {fps} frames a second; the rate must be above 0, at most 1000")
+        self._container: Any = None
         self._stream: Any = None
         self._reformatter: Any = VideoReformatter()  # the stub does not know names
-        self._failed = False
-        format_, options = CONTAINERS[self.path.suffix.lower()]
+        self._failed = self._closed = False
         try:
-            self.path.open("wb").close()  # PyAV would open it at the first picture only
-            # An absolute path, since FFmpeg would read "12:30.mp4" as an address of protocol "12".
-            target = str(self.path.absolute())
-            self._container: Any = av.open(target, "w", format=format_, options=dict(options))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+            is_new = not self.path.exists()
+            self.path.open("ab").close()
+            if is_new:
+                self.path.unlink()
+        except OSError as error:
             raise self._fault("cannot write", error) from error
 
     def write(self, picture: NDArray[np.uint8]) -> None:
         """Append one picture, (height, width, 3) uint8 RGB. Raises SinkError when that cannot be done."""
-        if self._container is None:
+        if self._closed:
             raise SinkError(f"{self.path} is closed already")
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
             raise SinkError(f"a picture must be (height, width, 3) uint8, got {picture.shape} {picture.dtype}")
@@ -81,6 +82,9 @@ class VideoSink:
         self.frames += 1
 
     def _begin(self, height: int, width: int) -> None:
+        format_, options = CONTAINERS[self.path.suffix.lower()]
+        # An absolute path, since FFmpeg would read "12:30.mp4" as an address of protocol "12".
+        self._container = av.open(str(self.path.absolute()), "w", format=format_, options=dict(options))
         keyframes = {"g": str(max(1, math.ceil(self._rate * SECONDS_AT_RISK)))}
         stream = self._container.add_stream("libx264", rate=self._rate, options=QUALITY | keyframes)
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
@@ -114,7 +118,7 @@ class VideoSink:
 
     def close(self) -> None:
         """Finish the file; more than once does no harm. Raises SinkError when it cannot be finished."""
-        container, self._container = self._container, None
+        container, self._container, self._closed = self._container, None, True
         if container is None:
             return
         if self._failed:  # said already, and what is on disk can be played
@@ -125,8 +129,6 @@ class VideoSink:
             if self._stream is not None:
                 container.mux(self._stream.encode(None))
             container.close()
-            if self._stream is None:
-                self.path.unlink(missing_ok=True)
         except (av.error.FFmpegError, OSError) as error:
             raise self._fault("cannot finish", error) from error
 

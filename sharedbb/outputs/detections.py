@@ -17,7 +17,7 @@ from sharedbb.outputs.raw import Raw, part, plain, sigmoid
 from sharedbb.types import Geometry, Size
 
 MOST_CANDIDATES = 1000
-"""Only so many of the highest scores go into suppression."""
+"""Only so many of the highest scores go into suppression, or ``max_detections`` where that is more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,9 +143,9 @@ class DetectionDecoder:
             raise GraphError(f"{expected}, but the head answers at {len(scores)}")
         flat = scores.reshape(-1)
         candidates = np.flatnonzero(flat > _logit(self.score_threshold))
-        if len(candidates) > MOST_CANDIDATES:
-            best = np.argpartition(flat[candidates], -MOST_CANDIDATES)[-MOST_CANDIDATES:]
-            candidates = candidates[best]
+        most = max(MOST_CANDIDATES, self.max_detections)
+        if len(candidates) > most:
+            candidates = candidates[np.argpartition(flat[candidates], -most)[-most:]]
         candidates = candidates[np.argsort(-flat[candidates], kind="stable")]
         cells, classes = np.divmod(candidates, len(self.names))
         reach = distances[cells] * strides[cells, None]

@@ -38,6 +38,20 @@ def part(raw: Raw, name: str, *sizes: int | None) -> NDArray[np.float32]:
     return view
 
 
+def owning(decoder: Any) -> Any:
+    """The decoder, handed arrays that stay as they are: those of a backend change with the next frame.
+
+    The decoders of sharedbb copy what they keep, and stay themselves.
+    """
+    if getattr(decoder, "__module__", "").partition(".")[0] == "sharedbb":
+        return decoder
+
+    def decode(raw: Raw, geometry: Geometry) -> Any:
+        return decoder({name: array.copy() for name, array in raw.items()}, geometry)
+
+    return decode
+
+
 def plain(values: Any, digits: int) -> Any:
     """Numbers or nested sequences of them as Python floats rounded to ``digits``; ``None`` where not finite."""
     rounded = np.asarray(np.round(np.asarray(values, np.float64), digits))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +13,8 @@ from sharedbb.errors import SinkError
 def write_text(path: str | Path, text: str) -> None:
     """Put ``text`` (UTF-8) at ``path``; folders are created, a file that is there is replaced only at the end.
 
-    What is no regular file (a pipe, a terminal) is written to directly. Raises SinkError when it cannot be written.
+    What is no regular file (a pipe, a terminal), or lies in a folder where nothing can be made, is written to directly.
+    Raises SinkError when it cannot be written.
     """
     data = text.encode("utf-8", errors="replace")
     try:
@@ -20,9 +23,14 @@ def write_text(path: str | Path, text: str) -> None:
             target.write_bytes(data)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not os.access(target.parent, os.W_OK):
+            target.write_bytes(data)  # nothing can be made beside it
+            return
         beside = target.with_name(f".{uuid4().hex}.part")
         try:
             beside.write_bytes(data)
+            if target.exists():
+                shutil.copymode(target, beside)
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)

@@ -176,6 +176,7 @@ class Profiler:
         self._errors: dict[str, float] = {}
         self._work = self._refreshed = 0.0
         self._begin: int | None = None
+        self._failed = 0
         self._end = 0
 
     def frame(self, stream: str, index: int) -> Span:
@@ -293,7 +294,7 @@ class Profiler:
             )
 
     def _stage_summary(self, stage: _Stage) -> StageSummary:
-        whole = self._latencies.total
+        whole = self._latencies.total + self._failed  # what stages took in frames that failed is theirs as well
         share = min(1.0, stage.own / whole) if whole else 0.0
         return StageSummary(stage.durations.count, *_times_ms(stage.durations), share, stage.background)
 
@@ -333,6 +334,7 @@ class Profiler:
         kind = span._kind
         if kind == "frame" and span.why == "failed":
             self._stage("frame").count("failed")
+            self._failed += duration
         elif kind == "frame":
             self._latencies.add(duration)
             self._timeline.add(start, duration)

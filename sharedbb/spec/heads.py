@@ -97,8 +97,8 @@ class SegmentationHead(Head):
     type: Literal["segmentation"] = "segmentation"
     """`segmentation`: a class for every pixel."""
 
-    classes: Annotated[tuple[Text, ...], AtLeast(2), AfterValidator(unique)]
-    """Names of the classes in the order of the network's channels, at least 2."""
+    classes: Annotated[tuple[Text, ...], AtLeast(2), Field(max_length=256), AfterValidator(unique)]
+    """Names of the classes in the order of the network's channels, 2 to 256."""
 
     channels: Channels = 64
     """Width of the head's hidden layers, 1 to 4096."""

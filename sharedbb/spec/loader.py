@@ -78,6 +78,9 @@ def text_of(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SpecError([Problem("", f"cannot be read: {reason}", name)]) from None
+    if name.endswith(".sbb"):
+        beside = os.path.splitext(name)[0] + ".yaml"
+        raise SpecError([Problem("", f"is an artifact; name the pipeline file, such as {beside}", name)])
     if len(content) > MAX_BYTES:
         raise SpecError([Problem("", f"is larger than {MAX_BYTES >> 10} KiB, which no pipeline file is", name)])
     try:

@@ -14,13 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Strict, ValidationError
 from sharedbb.errors import Problem, SpecError
 from sharedbb.registry import BACKENDS
 from sharedbb.spec.document import Document, FieldPath, dotted, read_mapping
-from sharedbb.spec.faults import said, shown
+from sharedbb.spec.faults import said, said_at, shown
 from sharedbb.spec.loader import text_of
 from sharedbb.spec.messages import problems_of
 from sharedbb.spec.overrides import override
 from sharedbb.spec.parts import AtLeast, Count, Number, RegisteredName, Text, Whole, names_file
 from sharedbb.spec.pictures import Sets
-from sharedbb.spec.steps import DistillStep, Part, PruneStep, QuantizeStep, Step
+from sharedbb.spec.steps import CodeStep, DistillStep, Part, PruneStep, QuantizeStep, Step
 
 HEADLINE = "headline"
 """Stands for the headline metric of a head's type, whichever that is."""
@@ -82,6 +82,23 @@ def _by_metric(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {HEADLINE: value}
 
 
+def _in_order(steps: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse steps that change weights behind the one that has rounded them for good."""
+    places = [place for place, step in enumerate(steps) if isinstance(step, QuantizeStep) and step.claims_speed]
+    late = [
+        (
+            (place, "type"),
+            f"changes weights, which step {places[0]} has quantized; put it before that one",
+            step.type,
+        )
+        for place, step in enumerate(steps)
+        if places and place > places[0] and not isinstance(step, CodeStep)
+    ]
+    if late:
+        raise said_at("steps", late)
+    return steps
+
+
 Bound = Annotated[str | Number, AfterValidator(_bound)]
 Bounds = Annotated[dict[Text, Bound], BeforeValidator(_by_metric), AtLeast(1, "minProperties")]
 
@@ -102,7 +119,7 @@ class Recipe(Part):
     """How good each head must stay, by name and metric: a number, or a share of what it was, such as `0.97 of before`;
     without a metric, the one that heads of its type are judged by."""
 
-    steps: Annotated[tuple[Step, ...], AtLeast(1)]
+    steps: Annotated[tuple[Step, ...], AtLeast(1), AfterValidator(_in_order)]
     """The steps, in order. Training directly behind a step that shrinks belongs to it: floors are held after it."""
 
     measure: tuple[Target, ...] = (Target(),)

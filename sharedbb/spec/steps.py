@@ -281,14 +281,22 @@ class QuantizeStep(Shrinking):
     per_channel: Flag = True
     """Whether each output channel of a weight has a scale of its own."""
 
-    tool: Literal["nncf", "pt2e", "own"] = "nncf"
-    """What calibrates: NNCF for OpenVINO, torchao's PT2E for torch backends, or neither."""
+    tool: Annotated[Literal["nncf", "pt2e", "own"], Field(validate_default=True)] = "nncf"
+    """What calibrates: NNCF for OpenVINO, torchao's PT2E for torch backends, both to 8 bits, or neither."""
 
     ignore: tuple[Text, ...] = ()
     """Names of modules that are left alone."""
 
     finetune: Course | None = Field(default=None, validate_default=True)
     """Training for `qat`, which needs it; null for the other methods."""
+
+    @field_validator("tool")
+    @classmethod
+    def _to_these_bits(cls, tool: str, info: ValidationInfo) -> str:
+        bits, method = info.data.get("bits", 8), info.data.get("method")
+        if bits != 8 and tool != "own" and method in ("static", "qat"):
+            raise said(f"{tool} calibrates 8 bits; for {bits} write `own`")
+        return tool
 
     @field_validator("finetune")
     @classmethod

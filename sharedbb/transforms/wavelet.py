@@ -10,6 +10,7 @@ S. Mallat, A theory for multiresolution signal decomposition, 1989, is the metho
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar, cast
@@ -110,6 +111,8 @@ def idwt2(
 def _read(given: Sequence[Any]) -> tuple[list[Tensor], Callable[[Tensor], Any]]:
     """Tensors of one floating type, None left out, and what turns a result back into what was given."""
     there = [item for item in given if item is not None]
+    if not there:
+        raise TransformError("nothing to decompose: give a picture, an array or a tensor")
     tensors = [isinstance(item, Tensor) for item in there]
     if any(tensors) != all(tensors):
         raise TransformError("coefficients are partly arrays and partly tensors: give one kind")
@@ -140,15 +143,25 @@ def _from_numpy(given: Any) -> Tensor:
     if array.dtype not in (np.float32, np.float64, np.complex64, np.complex128):
         wide = np.complex128 if array.dtype.kind == "c" else np.float64
         array = array.astype(np.float32 if array.dtype == np.float16 else wide)
-    if not array.flags.writeable or any(step < 0 for step in array.strides):
+    if not array.flags.writeable or any(step < 0 or step % array.itemsize for step in array.strides):
         array = array.copy(order="C")
     return torch.from_numpy(array)
 
 
+def _whole(number: Any) -> int | None:
+    """The number as Python's own, of whatever library it is; None where it is not whole."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+
+
 def _axes(dimensions: int, axes: Any) -> Axes:
     """Rows and columns counted from the last axis."""
-    if not isinstance(axes, Sequence) or len(axes) != 2 or not all(isinstance(axis, int) for axis in axes):
+    given = [_whole(axis) for axis in axes] if isinstance(axes, Sequence) else []
+    if len(given) != 2 or given[0] is None or given[1] is None:
         raise TransformError(f"axes are {axes!r}: give two numbers, rows and columns")
+    axes = given[0], given[1]
     if dimensions < 2:
         raise TransformError(f"a picture needs at least 2 dimensions, not {dimensions}")
     if any(not -dimensions <= axis < dimensions for axis in axes):
@@ -169,7 +182,7 @@ def _check_level(level: Any, x: Tensor, axes: Axes, banks: list[FilterBank]) -> 
         raise TransformError(f"a picture of {height}x{width} has nothing to decompose")
     most = deepest((height, width), banks)
     names = " and ".join(dict.fromkeys(bank.name for bank in banks))
-    if not isinstance(level, int) or isinstance(level, bool) or level < 1:
+    if _whole(level) is None or level < 1:
         raise TransformError(f"level is {level!r}: {names} on {height}x{width} takes 1 to {most}")
     if level > most:
         frame = x.ndim > 2 and axes == (-2, -1) and width <= 4
@@ -233,7 +246,7 @@ def _matched(
 def _cut(picture: Tensor, size: Any, axes: Axes) -> Tensor:
     """The picture without the last row or column that an odd size gained."""
     got = tuple(picture.shape[axis] for axis in axes)
-    if not isinstance(size, Sequence) or len(size) != 2:
+    if not isinstance(size, Sequence) or len(size) != 2 or any(_whole(side) is None for side in size):
         raise TransformError(f"size is {size!r}: give (height, width)")
     if any(have - want not in (0, 1) for have, want in zip(got, size, strict=True)):
         raise TransformError(f"size {tuple(size)} does not go with these coefficients: they make {got}, or one less")

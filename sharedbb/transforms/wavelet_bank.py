@@ -7,6 +7,7 @@ for Haar faster on a CPU than the general convolution, exact on CUDA, where that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ def analyse(x: Tensor, banks: Sequence[FilterBank], modes: Sequence[str], axes: 
         if x.shape[axis] == 1 and mode in ("reflect", "antireflect"):
             raise TransformError(f"mode {mode} mirrors at a sample and needs 2 along each axis; one has 1")
         x = extend(x, axis, *_analysis_margins(x.shape[axis], bank.length, mode), mode)
-    return cast(Bands, _apply(_Analysis, x, banks[0].analysis, banks[1].analysis, axes))
+    return cast(Bands, _apply(_Analysis, x, _Filters(banks[0].analysis, banks[1].analysis, axes)))
 
 
 def synthesise(bands: Bands, banks: Sequence[FilterBank], modes: Sequence[str], axes: Axes) -> Tensor:
@@ -44,7 +45,7 @@ def synthesise(bands: Bands, banks: Sequence[FilterBank], modes: Sequence[str], 
             after = bank.length // 2 - 1 - before + start
             extended = [extend(band, axis, before, after, "periodic") for band in extended]
         kept.append((axis, start, count))
-    x = cast(Tensor, _apply(_Synthesis, *extended, banks[0].synthesis, banks[1].synthesis, axes))
+    x = cast(Tensor, _apply(_Synthesis, *extended, _Filters(banks[0].synthesis, banks[1].synthesis, axes)))
     for axis, start, count in kept:
         x = x.narrow(axis, start, count)
     return x
@@ -130,31 +131,40 @@ def _origin(at: int, size: int, mode: str) -> tuple[int, int, int, int]:
 # ---- filtering
 
 
+@dataclass(frozen=True, slots=True)
+class _Filters:
+    """What both directions filter with and along: one thing for torch's transforms, which take tuples apart."""
+
+    rows: Taps
+    columns: Taps
+    axes: Axes
+
+
 class _Analysis(torch.autograd.Function):
     """Correlate with both filters along both axes, keep every other result: ``2(K - 1) + F`` samples give K."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, rows: Taps, columns: Taps, axes: Axes) -> Bands:
+    def forward(x: Tensor, by: _Filters) -> Bands:
         bands = {}
-        for i, (part, scale) in enumerate(_correlate(x, rows, axes[0])):
-            for j, (band, more) in enumerate(_correlate(part, columns, axes[1])):
+        for i, (part, scale) in enumerate(_correlate(x, by.rows, by.axes[0])):
+            for j, (band, more) in enumerate(_correlate(part, by.columns, by.axes[1])):
                 bands[i, j] = band.mul_(scale * more)
         return bands[0, 0], bands[1, 0], bands[0, 1], bands[1, 1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.settings = inputs[1:]
+        ctx.by = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *bands: Tensor) -> tuple[Tensor | None, ...]:
-        widened = [_widen(band, ctx.settings, lambda taps: taps.length // 2 - 1) for band in bands]
-        return _apply(_Synthesis, *widened, *ctx.settings), None, None, None
+        widened = [_widen(band, ctx.by, lambda taps: taps.length // 2 - 1) for band in bands]
+        return _apply(_Synthesis, *widened, ctx.by), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Bands:
-        return cast(Bands, _apply(_Analysis, tangent, *ctx.settings))
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Bands:
+        return cast(Bands, _apply(_Analysis, tangent, ctx.by))
 
 
 class _Synthesis(torch.autograd.Function):
@@ -164,22 +174,22 @@ class _Synthesis(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        low_low, high_low, low_high, high_high, rows, columns, axes = inputs
-        low = _spread(low_low, low_high, columns, axes[1])
-        return _spread(low, _spread(high_low, high_high, columns, axes[1]), rows, axes[0])
+        low_low, high_low, low_high, high_high, by = inputs
+        low = _spread(low_low, low_high, by.columns, by.axes[1])
+        return _spread(low, _spread(high_low, high_high, by.columns, by.axes[1]), by.rows, by.axes[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.settings = inputs[4:]
+        ctx.by = inputs[4]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        widened = _widen(gradient, ctx.settings, lambda taps: taps.length - 2)
-        return *_apply(_Analysis, widened, *ctx.settings), None, None, None
+        widened = _widen(gradient, ctx.by, lambda taps: taps.length - 2)
+        return *_apply(_Analysis, widened, ctx.by), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return cast(Tensor, _apply(_Synthesis, *tangents[:4], *ctx.settings))
+        return cast(Tensor, _apply(_Synthesis, *tangents[:4], ctx.by))
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -189,11 +199,11 @@ def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     return function.apply(*inputs)
 
 
-def _widen(x: Tensor, settings: tuple[Taps, Taps, Axes], margin: Callable[[Taps], int]) -> Tensor:
+def _widen(x: Tensor, by: _Filters, margin: Callable[[Taps], int]) -> Tensor:
     """Zeros around a gradient: what the transposed operator sees outside."""
-    rows, columns, axes = settings
-    x = extend(x, axes[0], margin(rows), margin(rows), "zero")
-    return extend(x, axes[1], margin(columns), margin(columns), "zero")
+    for axis, taps in zip(by.axes, (by.rows, by.columns), strict=True):
+        x = extend(x, axis, margin(taps), margin(taps), "zero")
+    return x
 
 
 def _correlate(x: Tensor, taps: Taps, axis: int) -> Iterator[tuple[Tensor, float]]:

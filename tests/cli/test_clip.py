@@ -39,3 +39,9 @@ def test_a_clip_is_played_again_and_again(clip: Path) -> None:
     assert levels[12:24] == levels[:12]
     assert levels[24:] == levels[:6]
     assert levels[0] < levels[11]
+
+
+def test_motion_is_read_where_it_is_wanted(clip: Path) -> None:
+    for wanted in (True, False):
+        with Repeated(clip, "clip", 14, motion=wanted) as source:
+            assert any(frame.motion is not None for frame in source) == wanted

@@ -82,3 +82,11 @@ def test_errors_are_one_line(
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert message in ended.err
+
+
+def test_answers_that_are_no_numbers_are_no_agreement() -> None:
+    ours, broken = np.ones((2, 2), np.float32), np.full((2, 2), np.nan, np.float32)
+    for one, other in ((ours, broken), (broken, ours), (broken, broken)):
+        worst = Difference().worse(Difference.of(one, other))
+        assert (worst.largest, worst.most, worst.mean) == (np.inf, np.inf, np.inf)
+    assert Difference.of(ours, ours) == Difference()

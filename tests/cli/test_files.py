@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sharedbb.cli.files import STDOUT, Files
+from sharedbb.cli.files import STDOUT, Files, write, write_each
 from sharedbb.errors import SinkError
 
 
@@ -58,6 +58,53 @@ def test_the_source_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(SinkError, match="is what the run reads"):
         Files(video=Path("clip.mp4")).check("synthetic:street?frames=3", clip)
     assert clip.read_bytes() == b"film"
+
+
+def test_pictures_of_the_source_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "A.jpg"
+    picture.write_bytes(b"picture")
+    monkeypatch.chdir(tmp_path)
+    for source in (tmp_path, ".", "*.jpg", f"{tmp_path}/**/A.*"):
+        with pytest.raises(SinkError, match="is what the run reads"):
+            Files(summary=picture).check(source)
+    Files(summary=tmp_path / "A.json").check(tmp_path, "*.jpg", "")
+
+
+def test_an_artifact_has_its_suffix_and_its_pipeline_file_beside_it(tmp_path: Path) -> None:
+    out = tmp_path / "x.sbb"
+    assert list(Files(artifact=out)) == [out, tmp_path / "x.yaml"]
+    with pytest.raises(SinkError, match=r"x\.onnx: the name of an artifact ends in \.sbb"):
+        Files(artifact=tmp_path / "x.onnx").check()
+    for taken in (out, tmp_path / "x.yaml"):
+        with pytest.raises(SinkError, match="asked for twice"):
+            Files(report=taken, artifact=out).check()
+
+
+def test_what_goes_to_stdout(tmp_path: Path) -> None:
+    assert Files(summary=STDOUT, report=tmp_path / "r.html").to_stdout == ("summary",)
+    with pytest.raises(SinkError, match="the report cannot go to stdout; name a file"):
+        Files(report=STDOUT).check()
+    with pytest.raises(SinkError, match="JSON and the graph cannot both go to stdout; name a file for one of them"):
+        Files(summary=STDOUT, graph=STDOUT).check()
+
+
+def test_stdout_takes_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(STDOUT, "{}\n")
+    write(tmp_path / "a.json", "[]")
+    assert capsys.readouterr().out == "{}\n"
+    assert (tmp_path / "a.json").read_text() == "[]"
+
+
+def test_each_is_written_whatever_becomes_of_the_others() -> None:
+    done: list[int] = []
+
+    def fail(what: str) -> None:
+        done.append(0)
+        raise SinkError(what)
+
+    with pytest.raises(SinkError, match="first"):
+        write_each(lambda: done.append(1), lambda: fail("first"), lambda: done.append(2), lambda: fail("second"))
+    assert done == [1, 0, 2, 0]
 
 
 def test_two_results_do_not_share_a_file(tmp_path: Path) -> None:

@@ -26,11 +26,24 @@ def work(items: Iterable[int], signals: int, done: list[int]) -> None:
             done.append(item)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_raises_and_says_which(number: signal.Signals) -> None:
     with interruptible(), pytest.raises(Interrupted, match=number.name) as stop:
         interrupt(number)
     assert stop.value.number == number
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a program
+    try:
+        done: list[int] = []
+        with interruptible():
+            for item in between([1, 2]):
+                interrupt(signal.SIGHUP)
+                done.append(item)
+        assert done == [1, 2]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back() -> None:

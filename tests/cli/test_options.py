@@ -22,10 +22,12 @@ def test_shorthands_are_fields_of_runtime(file: Path) -> None:
     assert (runtime.device, runtime.backend, runtime.precision) == ("cpu", "eager", "f32")
 
 
-def test_shorthands_go_after_fields_that_are_set(file: Path) -> None:
-    given = ["runtime.device=cuda", "heads.a.every=5"]
-    pipeline = read_pipeline(str(file), given, device="cpu")
-    assert (pipeline.runtime.device, pipeline.heads["a"].every) == ("cpu", 5)
+def test_fields_that_are_set_win_over_shorthands(file: Path) -> None:
+    # So both sides of a comparison can be given a shorthand, and one of them a field of its own.
+    given = ["runtime.precision=f16", "heads.a.every=5"]
+    pipeline = read_pipeline(str(file), given, device="cpu", precision="f32")
+    assert (pipeline.runtime.device, pipeline.runtime.precision) == ("cpu", "f16")
+    assert pipeline.heads["a"].every == 5
 
 
 def test_what_is_not_given_stays_as_it_is(file: Path) -> None:

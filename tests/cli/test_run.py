@@ -109,10 +109,54 @@ def test_a_source_that_is_not_there_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_are_looked_at_before_anything_else(sharedbb: Callable[..., Any], tmp_path: Path) -> None:
-    ended = sharedbb("run", "no.yaml", "no.mp4", "--report", tmp_path)
+def test_outputs_are_looked_at_before_the_source(sharedbb: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+    ended = sharedbb("run", tiny, "no.mp4", "--report", tmp_path)
     assert ended.code == 2
     assert "it is a folder" in ended.err
+
+
+def test_a_result_that_cannot_be_written_keeps_none_of_the_others(
+    sharedbb: Callable[..., Any], tiny: Path, clip: Path, tmp_path: Path
+) -> None:
+    page, trace = tmp_path / "page.html", tmp_path / "trace.json"
+    ended = sharedbb("run", tiny, clip, "--summary", "/dev/full", "--report", page, "--trace", trace)
+    assert ended.code == 2
+    assert "cannot write /dev/full: No space left on device" in ended.err
+    assert page.is_file()
+    assert trace.is_file()
+    assert "network" in ended.out
+
+
+def test_the_summary_goes_to_stdout(sharedbb: Callable[..., Any], tiny: Path, clip: Path) -> None:
+    ended = sharedbb("run", tiny, clip, "--summary", "-", "--max-frames", 2)
+    assert json.loads(ended.out)["frames"] == 2
+    assert "network" in ended.err
+    assert not Path("-").exists()
+
+
+def test_a_pipelines_name_is_only_text(sharedbb: Callable[..., Any], tiny: Path, clip: Path) -> None:
+    ended = sharedbb("run", tiny, clip, "--set", "name=cam [/front]", "--max-frames", 2)
+    assert (ended.code, ended.err) == (0, "")
+    assert "cam [/front]" in ended.out
+
+
+def test_a_source_without_frames_leaves_yesterdays_results(
+    sharedbb: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(b"no picture")
+    video, lines = tmp_path / "v.mp4", tmp_path / "r.jsonl"
+    video.write_bytes(b"video")
+    lines.write_text("lines")
+    assert sharedbb("run", tiny, pictures, "--out", video, "--jsonl", lines).code == 2
+    assert (video.read_bytes(), lines.read_text()) == (b"video", "lines")
+
+
+def test_a_number_of_frames_that_nobody_counts_to(sharedbb: Callable[..., Any], tiny: Path, clip: Path) -> None:
+    ended = sharedbb("run", tiny, clip, "--max-frames", 10**21)
+    assert ended.code == 2
+    assert "not in the range" in ended.err
 
 
 def test_the_source_is_not_overwritten(sharedbb: Callable[..., Any], tiny: Path, clip: Path) -> None:

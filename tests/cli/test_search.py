@@ -72,17 +72,20 @@ def test_a_search_leaves_artifacts_a_picture_and_a_record(
     assert ended.code == 0, ended.err
     assert "trial 3 of 3: steps.0.bits=" in ended.err
     told = json.loads((out / "search.json").read_text())
-    assert [trial["trial"] for trial in told["trials"]] == [0, 1, 2]
+    assert [trial["trial"] for trial in told["trials"]] == [1, 2, 3]
     assert all(trial["cost"] == 1.0 for trial in told["trials"])
     (best,) = told["front"]
     assert best["loss"] == min(trial["loss"] for trial in told["trials"])
     assert artifact.load(out / best["artifact"]).manifest.kind == "network"
     assert ElementTree.parse(out / "front.svg").getroot().tag.endswith("svg")
     assert f"wrote {out / best['artifact']}" in ended.out
+    assert best["artifact"] == f"trial-{best['trial']:03}.sbb"
+    (out / "trial-040.sbb").touch()  # of a front that has been beaten since
     files = {path: path.stat().st_mtime_ns for path in (out / "work").rglob("entry.json")}
     again = sharedbb("search", recipe, "--out", out, "--trials", 3, "--macs")
     assert again.code == 0
     assert json.loads((out / "search.json").read_text()) == told
+    assert [path.name for path in out.glob("*.sbb")] == [best["artifact"]]
     assert {path: path.stat().st_mtime_ns for path in (out / "work").rglob("entry.json")} == files
 
 

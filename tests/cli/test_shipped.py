@@ -33,7 +33,7 @@ def test_an_installed_package_has_its_own(installed: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is(installed: Path) -> None:
-    with pytest.raises(SharedBBError, match=r"no pipeline named 'two' comes with sharedbb \(there are: one\)"):
+    with pytest.raises(SharedBBError, match=r"no file 'two', and no pipeline .* \(there are: one\)"):
         shipped.shipped("two")
 
 
@@ -42,7 +42,11 @@ def test_paths_go_before_names(installed: Path, tmp_path: Path, monkeypatch: pyt
     assert shipped.find("one") == installed / "one.yaml"
     assert shipped.find("one.yaml") == Path("one.yaml")
     assert shipped.find("folder/one") == Path("folder/one")
-    assert shipped.find("two") == Path("two")
+    with pytest.raises(SharedBBError, match="no file 'two'"):
+        shipped.find("two")
+    (tmp_path / "one").mkdir()
+    assert shipped.find("one") == installed / "one.yaml"
+    (tmp_path / "one").rmdir()
     (tmp_path / "one").touch()
     assert shipped.find("one") == Path("one")
 

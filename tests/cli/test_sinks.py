@@ -38,8 +38,21 @@ def test_a_full_disk_is_an_error() -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path, Profiler())
     with pytest.raises(SinkError, match="Is a directory"):
-        JsonLines(tmp_path, Profiler())
+        sink.take(result(0))
+    sink.close()
+
+
+def test_what_a_file_held_goes_when_the_first_line_comes(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("yesterday's")
+    sink = JsonLines(path, Profiler())
+    sink.close()
+    assert path.read_text() == "yesterday's"
+    sink.take(result(3))
+    sink.close()
+    assert json.loads(path.read_text())["frame"] == 3
 
 
 class Drawn:

@@ -66,3 +66,14 @@ def test_symbols_and_numbers_are_taken_in_the_order_they_were_put() -> None:
         LaneReader(body, sizes, 200).finish()
     with pytest.raises(ArtifactError, match="more symbols than the weights can have"):
         LaneReader(body, sizes, 10)
+
+
+def test_a_lane_of_less_than_nothing_is_refused_before_memory_is_taken() -> None:
+    packed = deflated(bytes(2**24))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match="less than nothing"):
+            LaneReader(packed, {"a": (len(packed), 2**24), "b": (0, -(2**24))}, 100)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

@@ -440,3 +440,14 @@ def test_only_due_heads_run_their_stages(picture: np.ndarray) -> None:
     needed = {stage.facts.name for stage in engine.program.stages if "scene" in stage.facts.heads}
     assert ran == needed | {"transform", "plan", "decode"}
     assert len(needed) < len(engine.program.stages)
+
+
+def test_a_cache_that_can_only_be_read_is_read(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = cache.key({"number": 1})
+    cache.write(key, {"number": 1}, [b"blob"])
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(cache.os, "utime", refused)
+    assert cache.read(key) == ({"number": 1}, [b"blob"])

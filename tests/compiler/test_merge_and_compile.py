@@ -127,11 +127,47 @@ def test_pictures_of_any_size_are_compiled() -> None:
         ({"every": {"b": 2}}, "every.b: there is no network 'b'; the networks are a"),
         ({"every": {"a": 0}}, "every.a: must be a whole number, at least 1, got 0"),
         ({"decoders": {"b": None}}, "decoders.b: there is no network 'b'"),
+        ({"decoders": {"a": 5}}, "decoders.a: must be a function of raw arrays and geometry, got 5"),
+        ({"max_age_ms": {"a": "5"}}, "max_age_ms.a: must be a number above 0, got '5'"),
+        ({"max_age_ms": {"a": float("nan")}}, "max_age_ms.a: must be a number above 0, got nan"),
+        ({"priority": {"a": "high"}}, "priority.a: must be a whole number, got 'high'"),
+        ({"every": 2}, "every: must be a mapping, got 2"),
+        ({"reuse": "exact"}, "reuse: must be a mapping, got 'exact'"),
     ],
 )
 def test_settings_that_cannot_be_are_said(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(sb.SpecError, match=said):
         sb.merge(_small(), torch.rand(1, 3, 32, 32)).compile(**{"backend": "eager", "use_cache": False, **asked})
+
+
+def test_answers_of_complex_numbers_are_refused() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft2(x)
+
+    with pytest.raises(GraphError, match=r"a is of complex numbers; let the network return torch\.view_as_real"):
+        sb.merge({"a": Spectrum()}, torch.rand(1, 3, 32, 32)).compile(backend="eager", use_cache=False)
+
+
+def test_the_cache_is_left_alone_where_that_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAREDBB_CACHE", str(tmp_path))
+    shared = sb.merge(_small(), torch.rand(1, 3, 32, 32))
+    shared.compile(backend="openvino", precision="f32", cache=False)
+    assert list(tmp_path.iterdir()) == []
+    shared.compile(backend="openvino", precision="f32")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_what_a_decoder_of_ones_own_keeps_is_its_own(backend: str) -> None:
+    shared = sb.merge(_small(), torch.rand(1, 3, 32, 32))
+    engine = shared.compile(
+        backend=backend, precision="f32", use_cache=False, decoders={"a": lambda raw, geometry: raw["output"]}
+    )
+    first = engine.step(np.zeros((32, 32, 3), np.uint8))["a"]
+    before = first.copy()
+    engine.step(np.full((32, 32, 3), 255, np.uint8))
+    assert np.array_equal(first, before)
 
 
 def test_an_input_of_another_shape_is_refused() -> None:

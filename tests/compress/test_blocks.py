@@ -88,3 +88,10 @@ def test_without_pictures_or_blocks_the_error_says_so() -> None:
         without_blocks(network(), 0.1, Layer.macs)
     with pytest.raises(CompressionError, match="no block"):
         without_blocks(network(), 0.1, Layer.macs, keep=["backbone"], data=pictures())
+
+
+def test_a_block_around_what_is_kept_stays() -> None:
+    given = network()
+    _, facts = without_blocks(given, 0.9, Layer.macs, data=pictures(), keep=["backbone.layer4.1.conv1"])
+    assert facts["gone"]
+    assert "backbone.layer4.1" not in facts["effects"]

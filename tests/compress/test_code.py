@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from sharedbb.coding import encode
 from sharedbb.compress.cluster import cluster
 from sharedbb.compress.code import code
+from sharedbb.compress.finetune import finetune
+from sharedbb.compress.prune import prune
+from sharedbb.compress.quantize import quantize
 from sharedbb.errors import CompressionError
+from sharedbb.learn.data import Data
 from sharedbb.learn.network import Network
 from sharedbb.registry import BACKBONES, register_backbone
 from sharedbb.spec import loads
@@ -121,3 +125,34 @@ def test_the_report_tells_what_it_saves(network: Network) -> None:
 def test_other_numbers_of_bits_are_refused(network: Network, bits: int) -> None:
     with pytest.raises(CompressionError, match=f"2 to 8, 16 or 32 bits, got {bits}"):
         code(network, bits=bits)
+
+
+@pytest.mark.parametrize("way", ["code", "quantize"])
+def test_weights_with_zeros_left_out_are_coded_like_others(network: Network, way: str, tmp_path: Path) -> None:
+    sparse, _ = prune(network, method="magnitude", amount=0.5)
+    if way == "code":
+        coded, report = code(sparse, bits=4)
+    else:
+        coded, report = quantize(sparse, method="weights", bits=4)
+    told = coded.coding[WEIGHT]
+    assert (told["type"], told["bits"], told["sparse"]) == ("uniform", 4, True)
+    assert report.facts["weights"] >= 1
+    weight = coded.module.get_parameter(WEIGHT)
+    assert torch.equal(weight == 0, sparse.module.get_parameter(WEIGHT) == 0)
+    coded.save(tmp_path / "x.sbb")
+    assert torch.equal(Network.of(tmp_path / "x.sbb").module.get_parameter(WEIGHT), weight)
+
+
+def test_weights_that_change_are_stored_in_full_again(network: Network, scenes: Data, tmp_path: Path) -> None:
+    coded, _ = code(network, bits=4)
+    data = Data.given("scenes", list(scenes), ("sky", "road", "car"))
+    trained, report = finetune(coded, data, steps=2, batch=2, crop=(32, 64), lr=0.05)
+    assert WEIGHT not in trained.coding
+    assert "weights that had been rounded change: they are stored in full" in report.said[0]
+    trained.save(tmp_path / "x.sbb")
+    assert torch.equal(
+        Network.of(tmp_path / "x.sbb").module.get_parameter(WEIGHT),
+        trained.module.get_parameter(WEIGHT).half().float(),
+    )
+    again, _ = code(trained, bits=4)
+    assert again.coding[WEIGHT]["bits"] == 4

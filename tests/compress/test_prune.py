@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sharedbb import artifact, nets
+from sharedbb.compress.cluster import cluster
 from sharedbb.compress.prune import METHODS, prune
 from sharedbb.compress.widths import Layer, retrace, total, trace
 from sharedbb.errors import CompressionError
@@ -159,3 +162,78 @@ def test_settings_that_mean_nothing_are_refused(network: Network, settings: dict
 def test_a_quantized_network_is_refused(network: Network) -> None:
     with pytest.raises(CompressionError, match="prune first"):
         prune(replace(network, scheme=object.__new__(Scheme)))
+
+
+SEG = {"type": "segmentation", "taps": [4], "classes": ["a", "b"], "channels": 16}
+TAG = {"type": "tags", "taps": [16], "labels": ["p", "q"]}
+NECK = {"type": "fpn", "channels": 16, "strides": [8, 16]}
+UNREAD: dict[str, dict[str, Any]] = {
+    "stages behind the last tap": {"heads": {"seg": SEG}},
+    "taps that nobody reads": {"heads": {"seg": {**SEG, "taps": [8]}}, "neck": {"type": "fpn", "channels": 16}},
+    "branches": {
+        "heads": {"seg": {**SEG, "taps": [8]}, "tag": TAG},
+        "neck": NECK,
+        "branches": {"own": {"after": 8, "heads": ["tag"]}},
+    },
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+def test_parts_that_no_answer_reads_fit_after_pruning_and_count_for_nothing(what: str) -> None:
+    document = {
+        "version": 1,
+        "name": "t",
+        "input": {"size": [64, 96]},
+        "backbone": {"arch": "mobilenet_v3_small"},
+        **UNREAD[what],
+    }
+    given = Network.of(Pipeline.model_validate(document))
+    pruned, report = prune(given, amount=0.4)
+    with torch.no_grad():
+        answers = pruned.module(torch.zeros(1, 3, 64, 96))
+    assert answers.keys() == given.module(torch.zeros(1, 3, 64, 96)).keys()
+    assert (report.facts["macs_before"], report.facts["macs_after"]) == (given.macs, pruned.macs)
+    assert pruned.macs < 0.65 * given.macs
+
+
+def test_sensitivity_of_another_network_is_refused(network: Network) -> None:
+    with pytest.raises(CompressionError, match=r"has none of the layers whose sensitivity is given, such as 'no\.such"):
+        prune(network, sensitivity={"no.such.layer": 2.0})
+
+
+def test_what_is_pruned_without_branches_begins_them(tmp_path: Path) -> None:
+    heads = {"seg": {**SEG, "taps": [8]}}
+    document = {
+        "version": 1,
+        "name": "t",
+        "input": {"size": [64, 96]},
+        "backbone": {"arch": "mobilenet_v3_small"},
+        "heads": heads,
+        "neck": NECK,
+    }
+    pruned, _ = prune(Network.of(Pipeline.model_validate(document)), amount=0.4)
+    pruned.save(tmp_path / "x.sbb")
+    stored = artifact.load(tmp_path / "x.sbb")
+    branched = {
+        "heads": {**heads, "other": {**SEG, "taps": [8]}},
+        "branches": {"own": {"after": 8, "heads": ["other"]}},
+    }
+    module = nets.build(Pipeline.model_validate(document | branched)).eval()
+    told = {
+        **stored.weights,
+        **{f"heads.other.{n[10:]}": t for n, t in stored.weights.items() if n[:10] == "heads.seg."},
+    }
+    manifest = replace(stored.manifest, classes={**stored.manifest.classes, "other": ("a", "b")})
+    artifact.save(tmp_path / "y.sbb", manifest, told, half=True)
+    artifact.load_weights(module, artifact.load(tmp_path / "y.sbb"), Pipeline.model_validate(document | branched).heads)
+    with torch.no_grad():
+        answers = module(torch.rand(1, 3, 64, 96))
+    assert torch.equal(answers["seg.logits"], answers["other.logits"])
+
+
+def test_weights_that_are_no_numbers_are_refused(network: Network) -> None:
+    module = network.copy()
+    next(module.parameters()).data[0] = float("nan")
+    for step in (prune, cluster):
+        with pytest.raises(CompressionError, match=r"weight 'backbone.* has numbers that are not finite"):
+            step(replace(network, module=module))  # type: ignore[operator]

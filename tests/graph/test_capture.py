@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sharedbb.errors import GraphError
 from sharedbb.graph.capture import capture, digest, renamed
 from sharedbb.graph.ir import Node, Value, leaves
-from sharedbb.graph.lower import run
+from sharedbb.graph.lower import run, to_module
 from sharedbb.registry import BACKBONE_NAMES
 
 
@@ -66,6 +66,71 @@ def test_in_place_operators(through_view: bool, picture: Tensor) -> None:
     assert list(answers) == ["net.0", "net.1"]
     assert torch.equal(answers["net.0"], expected[0])
     assert torch.equal(answers["net.1"], expected[1])
+
+
+class _WritesTo(nn.Module):
+    """Writes to what is not its own in a way of ``how``."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.convolution(x)
+        if self.how == "targets":
+            first, second = torch.empty_like(y), torch.empty_like(y)
+            torch.add(y, 1.0, out=first)
+            torch.mul(y, 2.0, out=second)
+            return first, second
+        if self.how == "turned":
+            z = y.clone()
+            z.transpose_(2, 3)
+            return z + 1, y
+        same = y.type_as(x) if self.how == "type_as" else torch.einsum("abcd->abdc", y)
+        same += 1
+        return same, y
+
+
+@pytest.mark.parametrize("how", ["targets", "turned", "type_as"])
+def test_operators_that_write_to_what_is_not_their_own(how: str, picture: Tensor) -> None:
+    network = _WritesTo(how).eval()
+    answers = run(capture(network, picture, "net"), picture)
+    with torch.no_grad():
+        for number, expected in enumerate(network(picture)):
+            assert torch.equal(answers[f"net.{number}"], expected)
+
+
+def test_writing_to_a_view_that_torch_does_not_know_is_refused(picture: Tensor) -> None:
+    with pytest.raises(GraphError, match=r"add_ writes to what may be a view; write to a clone\(\) of it"):
+        capture(_WritesTo("einsum"), picture)
+
+
+class _Placed(nn.Module):
+    """Names the device that it happens to run on, as a lot of code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convolution(x)
+        return (
+            y
+            + (y > 0).to(x)
+            + y.to(x.device)
+            + y.to(x.device, torch.float64)
+            + torch.full_like(y, 2.0, device=y.device)
+            + y.new_ones(y.shape, device=y.device)
+        )
+
+
+def test_a_graph_has_no_device(picture: Tensor) -> None:
+    network = _Placed().eval()
+    graph = capture(network, picture, "net")
+    with torch.no_grad():
+        assert torch.equal(run(graph, picture)["net"], network(picture))
+        assert to_module(graph).to("meta")(picture.to("meta"))["net"].shape == (1, 4, 62, 94)
 
 
 class _Nest(nn.Module):

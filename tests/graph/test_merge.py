@@ -130,6 +130,15 @@ def test_integers_and_floats_are_different_arguments(picture: Tensor) -> None:
     assert answers["b"].dtype == torch.float32
 
 
+def test_zeros_of_both_signs_are_different_arguments(picture: Tensor) -> None:
+    class Over(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return 1 / (x * 0.0), 1 / (x * -0.0)
+
+    answers = run(merge({"a": capture(Over(), picture, "a")}).graph, picture)
+    assert torch.equal(answers["a.0"], -answers["a.1"])
+
+
 def test_inputs_must_agree() -> None:
     net = nn.Conv2d(3, 1, 1)
     one, other = capture(net, torch.rand(1, 3, 8, 8), "one"), capture(net, torch.rand(1, 3, 8, 16), "other")

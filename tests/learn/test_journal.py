@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,30 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 def test_a_key_is_forever() -> None:
     assert key({"b": 1, "a": [0.5, None, "x"]}) == key({"a": [0.5, None, "x"], "b": 1}) == "eb9e14a6a6f4da54"
+
+
+def test_two_runs_share_the_work(tmp_path: Path) -> None:
+    began, calls = threading.Barrier(2), list[int]()
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        calls.append(1)
+        time.sleep(0.3)
+        return {"made": len(calls)}
+
+    def work(found: list[Any]) -> None:
+        began.wait()
+        found.append(Journal(tmp_path).entry("finetune", {"steps": 4}, make))
+
+    found: list[Any] = []
+    threads = [threading.Thread(target=work, args=(found,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [entry.facts for entry in found] == [{"made": 1}] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_fact_that_is_no_number_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CompressionError, match="a number is not finite"):
+        Journal(tmp_path).entry("prune", {}, lambda folder: {"loss": float("nan")})

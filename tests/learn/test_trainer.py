@@ -261,7 +261,7 @@ def test_it_stops_when_told_to() -> None:
 
 
 def test_minutes_end_a_training_by_the_seconds_worked() -> None:
-    made = trainer(Course(minutes=1, batch=1, crop=(32, 32)))
+    made = trainer(Course(minutes=1, batch=2, crop=(32, 32)))
     made.clock = Clock(step=100, seconds=59.9)
     list(made.run())
     assert made.clock.step > 100

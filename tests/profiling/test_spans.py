@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,20 @@ def test_an_exception_is_recorded_as_failed_and_goes_on(clock: Any) -> None:
     # A frame that failed was not answered: it counts by its reason alone.
     assert (recording.summary.frames, recording.summary.whys["frame"]) == (1, {"failed": 1})
     assert len(recording.latencies_ms) == 1
+
+
+def test_shares_of_stages_count_frames_that_failed_on_both_sides(clock: Any) -> None:
+    profiler = Profiler()
+    for index in range(3):
+        with suppress(ValueError), profiler.frame("main", index):
+            with profiler.span("a"):
+                clock.move(3)
+            with profiler.span("b"):
+                clock.move(1)
+                if index:
+                    raise ValueError("broken")
+    stages = profiler.summary().stages
+    assert (stages["a"].share, stages["b"].share) == (0.75, 0.25)
 
 
 def test_losing_nothing_leaves_no_mark() -> None:

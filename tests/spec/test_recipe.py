@@ -97,6 +97,20 @@ def test_faults_are_placed(old: str, new: str, message: str) -> None:
         loads_space(TEXT.replace(old, new), "r.yaml")
 
 
+@pytest.mark.parametrize("late", ["prune", "finetune, steps: 1", "quantize", "cluster"])
+def test_what_changes_weights_comes_before_they_are_quantized(late: str) -> None:
+    with pytest.raises(SpecError, match=r"steps\.3\.type: changes weights, which step 2 has quantized"):
+        loads_space(TEXT + f"  - {{type: {late}}}\n", "r.yaml")
+    loads_space(TEXT.replace("{type: quantize}", "{type: quantize, method: weights}") + f"  - {{type: {late}}}\n")
+    loads_space(TEXT + "  - {type: code, bits: 8}\n")
+
+
+def test_bits_that_a_tool_does_not_calibrate_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"steps\.2: nncf calibrates 8 bits; for 4 write `own`"):
+        loads_space(TEXT.replace("{type: quantize}", "{type: quantize, bits: 4}"), "r.yaml")
+    loads_space(TEXT.replace("{type: quantize}", "{type: quantize, bits: 4, tool: own}"))
+
+
 def test_all_faults_are_named_at_once() -> None:
     text = TEXT.replace("amount: 0.5", "amount: 5").replace("steps: 10", "steps: 0").replace("calibrate: 8", "judge: 0")
     with pytest.raises(SpecError) as raised:
@@ -107,7 +121,7 @@ def test_all_faults_are_named_at_once() -> None:
 def test_files_are_found_beside_the_recipe_and_overrides_from_here(tmp_path: Path) -> None:
     steps = "  - {type: distill, steps: 1, teacher: big.yaml, student: {arch: resnet18, weights: r18.pth}}\n"
     steps += "  - {type: quantize, sensitivity: measured.json}\n"
-    (tmp_path / "r.yaml").write_text(TEXT + steps)
+    (tmp_path / "r.yaml").write_text(TEXT.replace("  - {type: quantize}\n", steps))
     recipe = load_recipe(tmp_path / "r.yaml", ["steps.0.sensitivity=s.json", "data.train=camvid:here"])
     assert recipe.pipeline == str(tmp_path / "nets" / "street.yaml")
     prune, *_, distill, quantize = recipe.steps
@@ -173,7 +187,7 @@ def test_a_free_field_is_checked_over_all_its_values(marker: str, message: str) 
         (PruneStep(amount=0.5), lambda step: step.amount, 0.25, 0.05),
         (ClusterStep(bits=2), lambda step: step.bits, 5, 7),
         (FactorizeStep(energy=0.9), lambda step: step.energy, 0.95, 0.99),
-        (QuantizeStep(bits=4), lambda step: (step.bits, step.weight_bits), (6, None), (8, None)),
+        (QuantizeStep(bits=4, tool="own"), lambda step: (step.bits, step.weight_bits), (6, None), (8, None)),
         (QuantizeStep(bits=8, weight_bits=4), lambda step: (step.bits, step.weight_bits), (8, 6), (8, 8)),
         (QuantizeStep(layers={"a": 4, "b": 8}), lambda step: [*step.layers.values()], [6, 8], [8, 8]),
         (QuantizeStep(sensitivity="s.json", fall=0.1), lambda step: step.fall, 0.05, 0.01),
