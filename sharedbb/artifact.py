@@ -306,8 +306,8 @@ def load_weights(module: torch.nn.Module, artifact: Artifact, heads: Mapping[str
         )
     for name, tensor in own.items():
         if stored[name].shape != tensor.shape:
-            shapes = f"{tuple(stored[name].shape)}, the network needs {tuple(tensor.shape)}"
-            raise WeightsError(f"{artifact.path} has {name!r} of shape {shapes}; do arch, channels and classes agree?")
+            found = f"{tuple(stored[name].shape)}, the network needs {tuple(tensor.shape)}"
+            raise WeightsError(f"{artifact.path} has {name!r} of shape {found}; do arch, channels and classes agree?")
     aside = tuple(f"heads.{name}." for name in artifact.manifest.classes if name not in heads)
     aside += tuple(f"branches.{name}." for name in _branches(artifact.manifest) if name not in _branches_of(module))
     left_over = [name for name in stored if name not in own and not name.startswith(aside)]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedbb.cli import forms
-from sharedbb.cli.forms import count, form, mapping, share, text
 from sharedbb.cli.worst import WorstFrames
 from sharedbb.errors import SharedBBError
 from sharedbb.outputs.agreement import Agreement
+from sharedbb.profiling import forms
+from sharedbb.profiling.forms import count, form, mapping, rounded, share, text
 from sharedbb.profiling.summary import installed_versions, machine_name
 from sharedbb.types import Frame, FrameResult
 
@@ -168,13 +168,7 @@ class Comparison:
             "machine": machine_name(),
             "versions": installed_versions(),
         }
-        return {"schema": COMPARISON_VERSION, **_rounded(told)}
-
-
-def _rounded(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _rounded(value) for key, value in tree.items()}
-    return round(tree, 6) if isinstance(tree, float) else tree
+        return {"schema": COMPARISON_VERSION, **rounded(told, 6)}
 
 
 _MODES = mapping(share("of the frames"), "by mode, the share of frames computed in it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,7 +20,7 @@ from sharedbb.cli.compression_table import (
     worst,
 )
 from sharedbb.profiling.markup import escaped, rate, ticks
-from sharedbb.profiling.page import facts, figures, headline, legend, page, section
+from sharedbb.profiling.page import facts, headline, legend, listed, page, pairs, scale_of, section
 from sharedbb.profiling.plot import HEIGHT, SHORT_TOP, plot, x_axis, y_tick
 
 
@@ -38,8 +37,8 @@ def compression_page(told: Told, pictures: Sequence[tuple[str, bytes]] = ()) -> 
             section("Quality against speed", _pareto(told["rows"]), _PARETO_NOTE),
             section("Heads, step by step", _heads(told["rows"]), _HEADS_NOTE),
             section("Heads on the test set", _tested(told)),
-            section("What the steps say", _said(told["rows"])),
-            section("Before and after", _pairs(pictures)),
+            section("What the steps say", listed(f"{name}: {sentence}" for name, sentence in sentences(told["rows"]))),
+            section("Before and after", pairs(pictures)),
             section("Environment", _environment(told)),
         ],
         footer=f"Artifact digest {told['digest']}",
@@ -133,17 +132,12 @@ def _tested(told: Told) -> str:
     return _table(("Head", "before", "after", "kept"), [(True, [escaped(head), *rest]) for head, *rest in rows])
 
 
-def _said(rows: Sequence[Told]) -> str:
-    lines = "".join(f"<li>{escaped(f'{name}: {sentence}')}</li>" for name, sentence in sentences(rows))
-    return f"<ul>{lines}</ul>" if lines else ""
-
-
 def _pareto(rows: Sequence[Told]) -> str:
     """Quality of the worst head over speed, one dot for each network; over multiply-adds where none was measured."""
     measured = any(row["speed"] for row in rows)
     across = [row["speedup"] if measured else rows[0]["macs"] / row["macs"] for row in rows]
     down = [worst(row["relative"])[1] for row in rows]
-    low, high = _scale(down)
+    low, high = scale_of(down)
     left, right = 0.95 * min(across), 1.05 * max(across)
     places = [
         (100 * (x - left) / (right - left), 1 - (y - low) / (high - low)) for x, y in zip(across, down, strict=True)
@@ -159,11 +153,6 @@ def _pareto(rows: Sequence[Told]) -> str:
     label = f"Quality of the worst head against {against}, {len(rows)} networks"
     chart = plot(label, grid + line + dots + x_axis(left, right, "×", SHORT_TOP), SHORT_TOP)
     return chart + legend([("full", "kept"), ("failed", "refused"), ("reused", "replaced by a stronger one")])
-
-
-def _scale(shares: Sequence[float]) -> tuple[float, float]:
-    """Round ends of a scale of shares that has them all, and 100 %."""
-    return max(0.0, math.floor(min(*shares, 0.99) * 20) / 20), max(1.0, math.ceil(max(shares) * 20) / 20)
 
 
 def _y(place: float) -> float:
@@ -184,11 +173,6 @@ def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
     return [
         at for at, (x, y) in enumerate(points) if not any(u >= x and v >= y and (u > x or v > y) for u, v in points)
     ]
-
-
-def _pairs(pictures: Sequence[tuple[str, bytes]]) -> str:
-    """Before and after side by side, a row for each picture."""
-    return "".join(figures(pictures[at : at + 2]) for at in range(0, len(pictures), 2))
 
 
 def _environment(told: Told) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from sharedbb.cli.compression_table import macs
 from sharedbb.cli.depth_table import Told, chosen, fate, milliseconds, row_name, worst
 from sharedbb.profiling.markup import escaped, rate, ticks
-from sharedbb.profiling.page import facts, headline, legend, page, section
+from sharedbb.profiling.page import facts, headline, legend, listed, page, scale_of, section
 from sharedbb.profiling.plot import HEIGHT, SHORT_TOP, anchor, plot, x_axis, y_tick
 
 Point = tuple[float, float]
@@ -28,7 +27,7 @@ def depth_page(told: Told) -> str:
             section("Quality against cost", _against_cost(told), _COST_NOTE),
             section("Depth by depth", _table(told), _TABLE_NOTE),
             section("Head by head", _heads(told), _HEADS_NOTE),
-            section("Of the pictures", _said(told["said"])),
+            section("Of the pictures", listed(told["said"])),
             section("Environment", _environment(told)),
         ],
         footer="Quality is on the validation set.",
@@ -92,7 +91,7 @@ def _against_cost(told: Told) -> str:
     timed = rows[0]["ms"] is not None
     across = [row["ms"] if timed else row["macs"] / 1e9 for row in rows]
     down = [worst(told, row)[1] for row in rows]
-    low, high = _scale(down)
+    low, high = scale_of(down)
     left, right = 0.9 * min(across), 1.06 * max(across)
     places = [(100 * (x - left) / (right - left), (high - y) / (high - low)) for x, y in zip(across, down, strict=True)]
     front = sorted(places[at] for at in undominated(list(zip(across, down, strict=True))))
@@ -120,7 +119,7 @@ def _heads(told: Told) -> str:
 def _head(told: Told, rows: Sequence[Told], owner: str, head: str) -> str:
     floor, taken = told["floors"][head], chosen(told)["depths"][owner]
     shares = [row["quality"][head]["share"] for row in rows]
-    low, high = _scale([*shares, floor])
+    low, high = scale_of([*shares, floor])
     places = [
         (100 * (number + 0.8) / (len(rows) + 0.4), (high - share) / (high - low)) for number, share in enumerate(shares)
     ]
@@ -137,11 +136,6 @@ def _head(told: Told, rows: Sequence[Told], owner: str, head: str) -> str:
         content.append(f'<text x="{x:.2f}%" y="{SHORT_TOP + HEIGHT + 18}" text-anchor="middle">{name}</text>')
     chart = plot(f"{head}, what it keeps at {len(rows)} depths", "".join(content), SHORT_TOP)
     return f"<figure>{chart}<figcaption>{escaped(head)} of {escaped(owner)}</figcaption></figure>"
-
-
-def _scale(shares: Sequence[float]) -> tuple[float, float]:
-    """Round ends of a scale of shares that has them all, and 100 %."""
-    return max(0.0, math.floor(min(*shares, 0.99) * 20) / 20), max(1.0, math.ceil(max(shares) * 20) / 20)
 
 
 def _y(place: float) -> float:
@@ -177,11 +171,6 @@ def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
     return [
         at for at, (x, y) in enumerate(points) if not any(u <= x and v >= y and (u < x or v > y) for u, v in points)
     ]
-
-
-def _said(sentences: Sequence[str]) -> str:
-    lines = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{lines}</ul>" if lines else ""
 
 
 def _environment(told: Told) -> str:

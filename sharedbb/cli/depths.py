@@ -13,7 +13,6 @@ import numpy as np
 
 from sharedbb.compiler import compile_pipeline
 from sharedbb.compiler.measure import interleaved
-from sharedbb.errors import CompressionError
 from sharedbb.learn.course import Course
 from sharedbb.learn.data import Data, open_data
 from sharedbb.learn.grafting import ALL, Depth, specialist
@@ -63,18 +62,6 @@ def specialists_of(texts: Sequence[str]) -> tuple[Given, ...]:
         named = bool(equals) and not Path(text).exists()
         found.append((path, tuple(heads.split(","))) if named else (text, ()))
     return tuple(found)
-
-
-def floors_of(texts: Sequence[str]) -> dict[str, float]:
-    """Floors by head from ``HEAD=SHARE``. Raises CompressionError."""
-    found: dict[str, float] = {}
-    for text in texts:
-        head, _, share = text.partition("=")
-        try:
-            found[head] = float(share)
-        except ValueError:
-            raise CompressionError(f"--floor takes a head and a share such as road=0.98, got {text!r}") from None
-    return found
 
 
 def depths_of(text: str | None, pipeline: Pipeline) -> tuple[Depth, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sharedbb.cli.forms import array, count, form, mapping, text
+from sharedbb.profiling.forms import array, count, form, mapping, text
 from sharedbb.program import Program, StageFacts
 from sharedbb.types import Plane
 

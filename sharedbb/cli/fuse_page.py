@@ -10,7 +10,7 @@ from sharedbb.cli.fuse_table import AGREEMENT, Told, agreement, by_labels, fate,
 from sharedbb.cli.training_page import curve
 from sharedbb.profiling.charts import bar
 from sharedbb.profiling.markup import escaped, milliseconds, rate, ticks
-from sharedbb.profiling.page import facts, figures, headline, legend, page, section, share_cell
+from sharedbb.profiling.page import facts, headline, legend, listed, page, pairs, section, share_cell
 from sharedbb.profiling.plot import HEIGHT, SHORT_TOP, plot, x_axis, y_tick
 
 AGREES, TIMES = '<th scope="col" class="share">agreement</th>', '<th scope="col" class="share"></th>'
@@ -32,9 +32,9 @@ def fuse_page(told: Told, pictures: Sequence[tuple[str, bytes]] = ()) -> str:
             section("Speed", _speeds(told["speed"]), _SPEED_NOTE),
             section("Agreement against time", _pareto(told), _PARETO_NOTE),
             _learning(told),
-            section("Side by side", _pairs(pictures), "Left what the teachers say, right what the student says."),
+            section("Side by side", pairs(pictures), "Left what the teachers say, right what the student says."),
             section("Teachers", _teachers(told["teachers"])),
-            section("Pictures", _said(told["said"])),
+            section("Pictures", listed(told["said"])),
             section("Environment", _environment(told)),
         ],
         footer=f"Artifact digest {told['digest']}",
@@ -180,11 +180,6 @@ def _learnt(told: Told, head: str) -> str:
     return charts + legend(keys) if charts else ""
 
 
-def _pairs(pictures: Sequence[tuple[str, bytes]]) -> str:
-    """Teachers and student side by side, a row for each picture."""
-    return "".join(figures(pictures[at : at + 2]) for at in range(0, len(pictures), 2))
-
-
 def _teachers(teachers: Mapping[str, Told]) -> str:
     def about(told: Told) -> str:
         heads = ", ".join(
@@ -195,11 +190,6 @@ def _teachers(teachers: Mapping[str, Told]) -> str:
         return f"{told['kind']} {short(where)} · {told['parameters'] / 1e6:.2f} M parameters · {heads}"
 
     return facts({name: about(told) for name, told in teachers.items()})
-
-
-def _said(sentences: Sequence[str]) -> str:
-    lines = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{lines}</ul>" if lines else ""
 
 
 def _environment(told: Told) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,3 +82,21 @@ def compiled(pipeline: Pipeline, console: Console, *, source: Source | None = No
 
     with console.status(Text(f"compiling {pipeline.name}"), spinner_style="dim"):
         return compile_pipeline(pipeline, source=source, use_cache=False if no_cache else None)
+
+
+def numbers_of(option: str, texts: Sequence[str], most: float = math.inf) -> dict[str, float]:
+    """Numbers by head from ``HEAD=NUMBER``, each from 0 to ``most``. Raises CompressionError naming the option."""
+    from sharedbb.errors import CompressionError
+
+    found: dict[str, float] = {}
+    for text in texts:
+        head, _, given = text.partition("=")
+        try:
+            number = float(given)
+        except ValueError:
+            number = math.nan
+        if not head or not 0 <= number <= most or number == math.inf:
+            bounds = f"from 0 to {most:g}" if most < math.inf else "from 0 up"
+            raise CompressionError(f"{option} is written HEAD=NUMBER, with a number {bounds}, got {text!r}")
+        found[head] = number
+    return found

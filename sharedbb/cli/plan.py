@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharedbb.cli.options import BackendOption, DeviceOption, PipelineArgument, SetOption, read_pipeline
+from sharedbb.cli.options import BackendOption, DeviceOption, PipelineArgument, SetOption, numbers_of, read_pipeline
 from sharedbb.cli.shipped import find
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def plan(
     from sharedbb.compress.planning import plan as planned
     from sharedbb.learn.network import Network
 
-    files, floors = Files(summary=json_file), dict(map(_floor, floor or ()))
+    files, floors = Files(summary=json_file), numbers_of("--floor", floor or (), most=1)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend)
     files.check(find(pipeline), spec.backbone.weights or "")
     check_floors(floors, spec.heads)
@@ -85,20 +85,6 @@ def plan(
     if files.summary is not None:
         write(files.summary, json.dumps(told, indent=2) + "\n")
     files.tell(errors)
-
-
-def _floor(text: str) -> tuple[str, float]:
-    """``surface=0.98`` as a head and a share. Raises CompressionError."""
-    from sharedbb.errors import CompressionError
-
-    head, _, share = text.partition("=")
-    try:
-        least = float(share)
-    except ValueError:
-        least = -1.0
-    if not head or not 0 <= least <= 1:
-        raise CompressionError(f"--floor is written HEAD=SHARE with a share from 0 to 1, got {text!r}")
-    return head, least
 
 
 def _in_order(known: Subject, *, quantized: bool) -> list[str]:

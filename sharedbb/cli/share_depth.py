@@ -21,6 +21,7 @@ from sharedbb.cli.options import (
     SeedOption,
     SetOption,
     WorkOption,
+    numbers_of,
     read_pipeline,
 )
 from sharedbb.cli.results import keep, tell
@@ -87,7 +88,7 @@ def share_depth(
     """
     from sharedbb.cli.compress import Watching
     from sharedbb.cli.depth_table import depth_table
-    from sharedbb.cli.depths import Stopwatch, floors_of, pictures_of, question_of, specialists_of
+    from sharedbb.cli.depths import Stopwatch, pictures_of, question_of, specialists_of
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
     from sharedbb.cli.shipped import find
@@ -101,7 +102,7 @@ def share_depth(
     if steps is not None and minutes is not None:
         raise CompressionError("a training ends after --steps or after --minutes; give one of them")
     spec = read_pipeline(pipeline, overrides)
-    given, floors = specialists_of(specialists), floors_of(floor or ())
+    given, floors = specialists_of(specialists), numbers_of("--floor", floor or (), most=1)
     files = Files(report=report, summary=json_file, artifact=out)
     files.check(find(pipeline), spec.backbone.weights or "", *(path for path, _ in given))
     course = Course(

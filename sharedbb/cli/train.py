@@ -20,6 +20,7 @@ from sharedbb.cli.options import (
     SeedOption,
     SetOption,
     WorkOption,
+    numbers_of,
     read_pipeline,
 )
 from sharedbb.cli.results import keep, tell
@@ -93,7 +94,7 @@ def train(
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
     from sharedbb.cli.shipped import find
-    from sharedbb.cli.training import Wanted, crop_of, record, run, sets_of, weights_of
+    from sharedbb.cli.training import Wanted, crop_of, record, run, sets_of
     from sharedbb.errors import CompressionError
     from sharedbb.learn.course import Course
 
@@ -110,7 +111,7 @@ def train(
         crop=crop_of(crop),
         overlap=overlap,
         balance=cast("Balancing", balance),
-        heads=weights_of(weight or ()),
+        heads=numbers_of("--weight", weight or ()),
         seed=seed,
     )
     wanted = Wanted(spec, sets_of(data), course, tuple(head or ()), start, validate_every, patience, test)

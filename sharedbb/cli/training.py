@@ -107,20 +107,6 @@ def crop_of(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def weights_of(texts: Sequence[str]) -> dict[str, float]:
-    """Weights by head from ``HEAD=W``. Raises CompressionError."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, given = text.partition("=")
-        try:
-            found[name] = float(given)
-        except ValueError:
-            found[name] = -1.0
-        if not 0 <= found[name] < float("inf"):
-            raise CompressionError(f"--weight takes a head and a number from 0 up, such as road=0.5, got {text!r}")
-    return found
-
-
 def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
     """Train as is wanted, in the folder ``work``, and judge what came of it.
 

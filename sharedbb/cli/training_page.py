@@ -9,7 +9,7 @@ from typing import Any
 from sharedbb.cli.compression_table import macs
 from sharedbb.learn.judge import AGREEMENT, HEADLINE
 from sharedbb.profiling.markup import escaped, tick_label, ticks
-from sharedbb.profiling.page import facts, headline, legend, page, section
+from sharedbb.profiling.page import facts, headline, legend, listed, page, section
 from sharedbb.profiling.plot import HEIGHT, SHORT_TOP, hover_columns, plane, plot, x_axis, y_tick
 
 Told = Mapping[str, Any]
@@ -43,7 +43,7 @@ def training_page(told: Told) -> str:
                 if part in told
             ),
             section("What taught it", _sets(told["sets"])),
-            section("What there is to say", _said(told["said"])),
+            section("What there is to say", listed(told["said"])),
             section("Environment", _environment(told)),
         ],
         footer=f"Artifact digest {told['digest']}",
@@ -161,10 +161,6 @@ def _sets(sets: Sequence[Told]) -> str:
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Set", "pictures", "of a batch", "teaches"))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _said(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escaped(one)}</li>' for one in sentences)}</ul>" if sentences else ""
 
 
 def _environment(told: Told) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from string import Template
@@ -45,6 +46,22 @@ def figures(pictures: Sequence[tuple[str, bytes]]) -> str:
         for number, (caption, data) in enumerate(pictures, 1)
     )
     return f'<div class="figures">{shown}</div>' if shown else ""
+
+
+def pairs(pictures: Sequence[tuple[str, bytes]]) -> str:
+    """Two pictures side by side in every row; the rest as ``figures``."""
+    return "".join(figures(pictures[at : at + 2]) for at in range(0, len(pictures), 2))
+
+
+def listed(sentences: Iterable[str]) -> str:
+    """Sentences as a list; nothing without any."""
+    lines = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def scale_of(shares: Sequence[float]) -> tuple[float, float]:
+    """Round ends of a scale of shares that has them all, and 100 %."""
+    return max(0.0, math.floor(min(*shares, 0.99) * 20) / 20), max(1.0, math.ceil(max(shares) * 20) / 20)
 
 
 def _data_uri(data: bytes, number: int) -> str:

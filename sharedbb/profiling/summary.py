@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sharedbb.profiling.forms import amount, count, form, mapping, rounded, share, text
+
 SCHEMA_VERSION = 1
 
 _VERSIONED = ("sharedbb", "torch", "torchvision", "openvino", "numpy", "av", "opencv-python-headless")
@@ -98,18 +100,12 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values in the form of ``SUMMARY_SCHEMA``; times and shares rounded to four places."""
-        plain: dict[str, Any] = _rounded(asdict(self))
+        plain: dict[str, Any] = rounded(asdict(self), 4)
         return {"schema": SCHEMA_VERSION, **plain}
 
     def to_json(self) -> str:
         """The text of ``summary.json``."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
-
-
-def _rounded(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _rounded(value) for key, value in tree.items()}
-    return round(tree, 4) if isinstance(tree, float) else tree
 
 
 @cache
@@ -137,67 +133,35 @@ def machine_name() -> str:
     return f"{processor}, {cores} cores, {platform.system()}"
 
 
-def _object(properties: dict[str, Any], description: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": description,
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _map(values: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"type": "object", "description": description, "additionalProperties": values}
-
-
-def _number(description: str) -> dict[str, Any]:
-    return {"type": "number", "minimum": 0, "description": description}
-
-
-def _count(description: str) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 0, "description": description}
-
-
-def _text(description: str) -> dict[str, Any]:
-    return {"type": "string", "description": description}
-
-
 _TIMES = {
-    "p50_ms": _number("median"),
-    "p95_ms": _number("95th percentile"),
-    "p99_ms": _number("99th percentile"),
-    "mean_ms": _number("mean"),
+    "p50_ms": amount("median"),
+    "p95_ms": amount("95th percentile"),
+    "p99_ms": amount("99th percentile"),
+    "mean_ms": amount("mean"),
 }
 
-_STAGE = _object(
-    {
-        "count": _count("spans recorded"),
-        **_TIMES,
-        "share": {**_number("part of all frames' time, nested stages not counted"), "maximum": 1},
-        "background": {"type": "boolean", "description": "ran outside of frames, between them; its share is 0"},
-    },
+_STAGE = form(
     "one stage; times in ms, nested stages included",
+    count=count("spans recorded"),
+    **_TIMES,
+    share=share("part of all frames' time, nested stages not counted"),
+    background={"type": "boolean", "description": "ran outside of frames, between them; its share is 0"},
 )
 
-_HEAD = _object(
-    {
-        "ran": _count("frames on which it was computed"),
-        "reused": _count("frames on which an earlier answer was given again"),
-        "dropped": _count("frames on which it gave no answer"),
-    },
+_HEAD = form(
     "one head",
+    ran=count("frames on which it was computed"),
+    reused=count("frames on which an earlier answer was given again"),
+    dropped=count("frames on which it gave no answer"),
 )
 
 _REUSE = {
-    **_object(
-        {
-            "modes": _map(_count("frames"), "frames by how they were computed"),
-            "work": _number("mean share of a full frame's multiply-adds; audits bring it above what reuse took"),
-            "refreshed": _number("mean share of the picture taken anew though it had not changed"),
-            "errors": _map(_number("share of answers"), "by head, what differed from a full run at the latest audits"),
-        },
+    **form(
         "what was carried over between frames; null where every frame was computed in full",
+        modes=mapping(count("frames"), "frames by how they were computed"),
+        work=amount("mean share of a full frame's multiply-adds; audits bring it above what reuse took"),
+        refreshed=amount("mean share of the picture taken anew though it had not changed"),
+        errors=mapping(amount("share of answers"), "by head, what differed from a full run at the latest audits"),
     ),
     "type": ["object", "null"],
 }
@@ -205,28 +169,26 @@ _REUSE = {
 SUMMARY_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "sharedbb summary",
-    **_object(
-        {
-            "schema": {"const": SCHEMA_VERSION, "description": "version of this form; another number, another form"},
-            "pipeline": _text("the pipeline's name"),
-            "source": _text("what was run on"),
-            "device": _text("cpu, cuda, ..."),
-            "backend": _text("what ran the segments"),
-            "precision": _text("f32, bf16, f16, ..."),
-            "frames": _count("frames answered"),
-            "seconds": _number("from the first frame's begin to the last one's end"),
-            "fps": _number("frames / seconds"),
-            "dropped_frames": _count("frames of live sources left out because the engine was late"),
-            "skipped_frames": _count("damaged frames left out"),
-            "latency": _object({**_TIMES, "max_ms": _number("longest")}, "a frame from begin to end, in ms"),
-            "stages": _map(_STAGE, "stages by name"),
-            "heads": _map(_HEAD, "heads by name"),
-            "whys": _map(_map(_count("times"), "reasons by name"), "why each stage ran or did not, by stage"),
-            "reuse": _REUSE,
-            "machine": _text("processor, cores, system"),
-            "versions": _map(_text("version"), "versions by package"),
-        },
+    **form(
         "the numbers of one run",
+        schema={"const": SCHEMA_VERSION, "description": "version of this form; another number, another form"},
+        pipeline=text("the pipeline's name"),
+        source=text("what was run on"),
+        device=text("cpu, cuda, ..."),
+        backend=text("what ran the segments"),
+        precision=text("f32, bf16, f16, ..."),
+        frames=count("frames answered"),
+        seconds=amount("from the first frame's begin to the last one's end"),
+        fps=amount("frames / seconds"),
+        dropped_frames=count("frames of live sources left out because the engine was late"),
+        skipped_frames=count("damaged frames left out"),
+        latency=form("a frame from begin to end, in ms", **_TIMES, max_ms=amount("longest")),
+        stages=mapping(_STAGE, "stages by name"),
+        heads=mapping(_HEAD, "heads by name"),
+        whys=mapping(mapping(count("times"), "reasons by name"), "why each stage ran or did not, by stage"),
+        reuse=_REUSE,
+        machine=text("processor, cores, system"),
+        versions=mapping(text("version"), "versions by package"),
     ),
 }
 """JSON Schema of ``summary.json``."""

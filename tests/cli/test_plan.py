@@ -98,7 +98,7 @@ def test_a_target_out_of_reach_is_said(sharedbb: Callable[..., Any], pipeline: P
 def test_floors_that_are_none(sharedbb: Callable[..., Any], pipeline: Path, floor: str) -> None:
     ended = sharedbb("plan", pipeline, "--floor", floor)
     assert ended.code == 2
-    assert "--floor is written HEAD=SHARE" in ended.err
+    assert "--floor is written HEAD=NUMBER, with a number from 0 to 1" in ended.err
 
 
 def test_floors_of_heads_that_there_are_not(sharedbb: Callable[..., Any], pipeline: Path) -> None:

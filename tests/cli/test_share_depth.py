@@ -121,7 +121,11 @@ def test_frames_are_timed_on_every_network(street: Path) -> None:
         ({"out": Path("x.onnx")}, SinkError, "the name of an artifact ends in .sbb"),
         ({"minutes": 1.0}, CompressionError, "after --steps or after --minutes"),
         ({"depths": "4,sixteen"}, CompressionError, "street cannot share up to 'sixteen'"),
-        ({"floor": ["near"]}, CompressionError, "--floor takes a head and a share such as road=0.98, got 'near'"),
+        (
+            {"floor": ["near"]},
+            CompressionError,
+            "--floor is written HEAD=NUMBER, .* from 0 to 1, got 'near'",
+        ),
         ({"data": "synthetic:street?frames=1&size=64x32"}, DataError, "has no pictures for"),
     ],
 )

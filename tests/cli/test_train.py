@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sharedbb import artifact
 from sharedbb.cli import training
+from sharedbb.cli.options import numbers_of
 from sharedbb.cli.train import train
-from sharedbb.cli.training import crop_of, curves, sets_of, weights_of
+from sharedbb.cli.training import crop_of, curves, sets_of
 from sharedbb.cli.training_page import training_page
 from sharedbb.errors import CompressionError, DataError, SharedBBError, SinkError
 from sharedbb.learn.batches import shares_of
@@ -284,13 +285,15 @@ def test_shares_are_as_asked_and_by_pictures_otherwise() -> None:
 
 def test_numbers_of_options_are_read() -> None:
     assert (crop_of("384x512"), crop_of(None)) == ((384, 512), None)
-    assert weights_of(["a=0.5", "b=2"]) == {"a": 0.5, "b": 2.0}
+    assert numbers_of("--weight", ["a=0.5", "b=2"]) == {"a": 0.5, "b": 2.0}
     for text in ("384", "axb", "-1x3"):
         with pytest.raises(CompressionError, match="--crop takes height and width"):
             crop_of(text)
-    for text in ("a", "a=", "a=-1", "a=inf", "a=nan"):
-        with pytest.raises(CompressionError, match="--weight takes a head and a number"):
-            weights_of([text])
+    for text in ("a", "a=", "=1", "a=-1", "a=inf", "a=nan"):
+        with pytest.raises(CompressionError, match="--weight is written HEAD=NUMBER, with a number from 0 up, got"):
+            numbers_of("--weight", [text])
+    with pytest.raises(CompressionError, match=r"--floor is written HEAD=NUMBER, .* from 0 to 1, got 'a=1\.5'"):
+        numbers_of("--floor", ["a=1.5"], most=1)
 
 
 def test_long_curves_are_thinned_by_means() -> None:

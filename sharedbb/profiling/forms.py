@@ -45,3 +45,15 @@ def number(description: str) -> dict[str, Any]:
 def share(description: str) -> dict[str, Any]:
     """A number from 0 to 1."""
     return {"type": "number", "minimum": 0, "maximum": 1, "description": description}
+
+
+def amount(description: str) -> dict[str, Any]:
+    """A number from 0."""
+    return {"type": "number", "minimum": 0, "description": description}
+
+
+def rounded(tree: Any, digits: int) -> Any:
+    """The same values, numbers in it at so many digits behind the point."""
+    if isinstance(tree, dict):
+        return {key: rounded(value, digits) for key, value in tree.items()}
+    return round(tree, digits) if isinstance(tree, float) else tree
