@@ -103,6 +103,8 @@ class Difference:
     @classmethod
     def of(cls, ours: NDArray[np.float32], other: NDArray[np.float32]) -> Difference:
         """Of one answer; infinite where shapes differ, or a number is not finite."""
+        import numpy as np
+
         if ours.shape != other.shape or not (np.isfinite(ours).all() and np.isfinite(other).all()):
             return cls(float("inf"), float("inf"), float("inf"))
         apart, magnitude = abs(ours - other), max(float(abs(ours).max(initial=0.0)), 1e-12)

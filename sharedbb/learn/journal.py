@@ -48,12 +48,12 @@ class Journal:
         cannot be written or an entry is damaged.
         """
         place = self.folder / f"{kind}-{key(decided_by)}"
-        if not place.exists():
+        while not place.exists():
             unfinished = _folder(place.with_name(place.name + UNFINISHED))
-            with _locked(unfinished):
+            with _locked(unfinished) as is_ours:
                 if place.exists():  # by another run, for which this one waited
                     shutil.rmtree(unfinished, ignore_errors=True)
-                else:
+                elif is_ours:
                     _complete(unfinished, place, {"decided_by": decided_by, "facts": make(unfinished)})
         return Entry(place, _facts(place))
 
@@ -67,20 +67,23 @@ def _folder(place: Path) -> Path:
 
 
 @contextmanager
-def _locked(unfinished: Path) -> Iterator[None]:
+def _locked(unfinished: Path) -> Iterator[bool]:
     """Nobody else works on this entry meanwhile; whoever waited for it finds it complete, or goes on with it.
 
-    The lock ends with its process, however that ends.
+    The lock ends with its process, however that ends. Gives False where the folder went away in the meantime.
     """
     from filelock import FileLock
 
+    lock = FileLock(unfinished / LOCK)
     try:
-        lock = FileLock(unfinished / LOCK)
         lock.acquire()
+    except FileNotFoundError:
+        yield False
+        return
     except OSError as error:
         raise CompressionError(f"cannot write in {unfinished}: {error.strerror or error}") from error
     try:
-        yield
+        yield True
     finally:
         lock.release()
 

@@ -70,7 +70,7 @@ class Network:
 
     def is_uncoded(self, name: str) -> bool:
         """Whether no step has said in how many bits this weight is stored: at most that its zeros are left out."""
-        return bool(self.coding.get(name, SPARSE)["type"] == "plain")
+        return self.coding.get(name, SPARSE) == SPARSE
 
     def recoded(self, coding: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         """These codings over those that the network has; zeros that were left out stay so."""

@@ -83,7 +83,10 @@ def _by_metric(value: Any) -> Any:
 
 
 def _in_order(steps: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse steps that change weights behind the one that has rounded them for good."""
+    """Refuse steps that change weights behind the one that has rounded them for good.
+
+    Another `quantize` may stand there: it takes the place of one that was refused.
+    """
     places = [place for place, step in enumerate(steps) if isinstance(step, QuantizeStep) and step.claims_speed]
     late = [
         (
@@ -92,7 +95,7 @@ def _in_order(steps: tuple[Any, ...]) -> tuple[Any, ...]:
             step.type,
         )
         for place, step in enumerate(steps)
-        if places and place > places[0] and not isinstance(step, CodeStep)
+        if places and place > places[0] and not isinstance(step, CodeStep | QuantizeStep)
     ]
     if late:
         raise said_at("steps", late)

@@ -12,6 +12,16 @@ import pytest
 from sharedbb.cli.interrupts import Interrupted, between, interruptible
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Signals as a program in a terminal gets them, wherever these tests run: in the background SIGINT is ignored."""
+    given = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in given.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def interrupt(number: int = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
     signal.getsignal(number)  # the handler has run when this returns

@@ -18,7 +18,7 @@ from torch import nn
 from sharedbb import artifact
 from sharedbb.cli.depth_page import depth_page, undominated
 from sharedbb.cli.depth_table import depth_table
-from sharedbb.cli.depths import Stopwatch, depths_of, floors_of, specialists_of
+from sharedbb.cli.depths import Stopwatch, depths_of, specialists_of
 from sharedbb.cli.describe import describe
 from sharedbb.cli.share_depth import share_depth
 from sharedbb.compiler import compile_pipeline
@@ -156,7 +156,6 @@ def test_depths_are_strides_steps_or_all() -> None:
     assert depths_of("4, three,all", pipeline) == (4, "three", "all")
     neck = pipeline.model_copy(update={"neck": object()})
     assert depths_of(None, neck) == (4, 8, 16, "all")
-    assert floors_of(["near=0.9", "far=1"]) == {"near": 0.9, "far": 1.0}
 
 
 def _row(depths: dict[str, Any], macs: int, ms: float | None, near: float, far: float, holds: bool) -> dict[str, Any]:

@@ -229,7 +229,7 @@ class TestErrors:
             pass
         assert path.read_bytes() == b"yesterday's"
         with VideoSink(path) as sink:
-            sink.write(scene())
+            sink.write(scene(0))
         assert path.read_bytes()[4:8] == b"ftyp"
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk here")

@@ -97,7 +97,7 @@ def test_faults_are_placed(old: str, new: str, message: str) -> None:
         loads_space(TEXT.replace(old, new), "r.yaml")
 
 
-@pytest.mark.parametrize("late", ["prune", "finetune, steps: 1", "quantize", "cluster"])
+@pytest.mark.parametrize("late", ["prune", "finetune, steps: 1", "cluster"])
 def test_what_changes_weights_comes_before_they_are_quantized(late: str) -> None:
     with pytest.raises(SpecError, match=r"steps\.3\.type: changes weights, which step 2 has quantized"):
         loads_space(TEXT + f"  - {{type: {late}}}\n", "r.yaml")
