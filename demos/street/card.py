@@ -37,8 +37,8 @@ _TEXT = """\
 ## How good it is
 
 CamVid, pictures of 480×360, through the pipeline's own intake and decoders. `val` was used to choose the weights and
-the score threshold of `objects`; `test` was computed once, for this table. `val` is a single drive with a few cyclists
-all along, so its numbers for single classes say little about other streets: trust `test`.
+the score threshold of `objects`; `test` chose nothing. `val` is a single drive with a few cyclists all along, so its
+numbers for single classes say little about other streets: trust `test`.
 
 | metric | val ({val_pictures} pictures) | test ({test_pictures} pictures) |
 |---|---|---|
