@@ -107,7 +107,7 @@ class Watch:
         frequency = psutil.cpu_freq()
         return Conditions(
             machine=described(),
-            system=f"{platform.system()} {platform.release()}",
+            system=" ".join((platform.system(), platform.release().partition("-")[0])),
             python=platform.python_version(),
             cores=self._cores,
             mhz=None if frequency is None else round(frequency.current),

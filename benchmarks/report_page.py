@@ -109,8 +109,9 @@ def _tiles(suites: Mapping[str, Suite], goals: list[Number]) -> str:
 
 
 def is_former(suite: Suite) -> bool:
-    """Whether a suite was measured with other weights than those that are shipped now, or nobody knows with which."""
-    return suite.conditions.weights != weights()
+    """Whether a suite, or a section of it, was measured with other weights than those shipped now, or nobody knows."""
+    told = [part["measured"] for part in suite.details.values() if isinstance(part, dict) and "measured" in part]
+    return any(own != weights() for own in (suite.conditions.weights, *(one.get("weights") for one in told)))
 
 
 def _overview(suites: Mapping[str, Suite]) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-SIDE = 64
-"""Side of the picture on which dependencies are found; they do not depend on it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +41,12 @@ def observed(module: nn.Module, image: Tensor) -> tuple[list[Tensor], list[Given
     return answers, [Given(*one, gradient is not None) for one, gradient in zip(given, reached, strict=True)]
 
 
-def unread(module: nn.Module) -> frozenset[str]:
-    """Paths of the modules of which no answer reads anything, though they run. The module must be in eval mode."""
-    _, given = observed(_trainable(module), torch.zeros(1, 3, SIDE, SIDE))
+def unread(module: nn.Module, shape: Sequence[int]) -> frozenset[str]:
+    """Paths of the modules of which no answer to an image of ``shape`` (NCHW) reads anything, though they run.
+
+    The module must be in eval mode; it is left as it is.
+    """
+    _, given = observed(_trainable(module), torch.zeros(*shape))
     return frozenset(one.module for one in given) - {one.module for one in given if one.is_read}
 
 

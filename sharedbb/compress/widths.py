@@ -69,7 +69,7 @@ def trace(module: nn.Module, shape: Sequence[int]) -> dict[str, Layer]:
     A layer that runs several times counts once, with the positions of all calls. The module must be in eval mode.
     """
     positions: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    kinds, idle = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear), unread(module)
+    kinds, idle = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear), unread(module, shape)
     layers = {n: m for n, m in module.named_modules() if isinstance(m, kinds) and n not in idle}
 
     def count(name: str, axis: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -399,6 +399,8 @@ def test_the_readmes_own_tables_say_what_was_measured() -> None:
         "**sharedbb, all segments and heads**": "engine, segments and heads",
         "merged by hand into one OpenVINO model": "hand-merged, one OpenVINO model",
         "four OpenVINO models, latency hint": "four OpenVINO models",
+        "four OpenVINO models, throughput hint": "four OpenVINO models, throughput hint, per frame",
+        "merged by hand, throughput hint": "hand-merged, throughput hint, per frame",
         "merged by hand, ONNX Runtime (float32)": "hand-merged, ONNX Runtime f32",
         "merged by hand, torch Inductor (bfloat16)": "hand-merged, torch Inductor bf16",
         "merged by hand, torch eager (float32)": "hand-merged, torch eager f32",
