@@ -102,12 +102,13 @@ def write(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-def write_each(*writes: Callable[[], None]) -> None:
-    """Call all of them, whatever becomes of the others; then raises the first SinkError that there was."""
+def write_each(*results: tuple[Path | None, Callable[[Path], None]]) -> None:
+    """Write every result that has a place, whatever becomes of the others; then raises the first SinkError."""
     failed: list[SinkError] = []
-    for one in writes:
+    for path, write_to in results:
         try:
-            one()
+            if path is not None:
+                write_to(path)
         except SinkError as error:
             failed.append(error)
     if failed:

@@ -17,10 +17,9 @@ def keep(told: Mapping[str, Any], files: Files, page: Callable[[], str]) -> None
     """Write the record and the page, as far as they are asked for."""
     from sharedbb.cli.files import write, write_each
 
-    summary, report = files.summary, files.report
     write_each(
-        *([lambda: write(summary, json.dumps(told, indent=2) + "\n")] if summary else []),
-        *([lambda: write(report, page())] if report else []),
+        (files.summary, lambda path: write(path, json.dumps(told, indent=2) + "\n")),
+        (files.report, lambda path: write(path, page())),
     )
 
 

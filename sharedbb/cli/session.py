@@ -97,12 +97,11 @@ def finish(engine: Engine, source: Source, files: Files, snapshots: Snapshots | 
     recording = engine.profiler.recording()
     if not recording.summary.frames:
         return
-    summary, trace, report = files.summary, files.trace, files.report
     try:
         write_each(
-            *([lambda: write(summary, recording.summary.to_json())] if summary else []),
-            *([lambda: write_trace(trace, recording)] if trace else []),
-            *([lambda: write_report(report, recording, snapshots.chosen() if snapshots else ())] if report else []),
+            (files.summary, lambda path: write(path, recording.summary.to_json())),
+            (files.trace, lambda path: write_trace(path, recording)),
+            (files.report, lambda path: write_report(path, recording, snapshots.chosen() if snapshots else ())),
         )
     finally:
         if not screen.quiet:

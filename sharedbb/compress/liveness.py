@@ -47,6 +47,11 @@ def unread(module: nn.Module, shape: Sequence[int]) -> frozenset[str]:
     The module must be in eval mode; it is left as it is.
     """
     _, given = observed(_trainable(module), torch.zeros(*shape))
+    return idle(given)
+
+
+def idle(given: Sequence[Given]) -> frozenset[str]:
+    """Paths of the modules that gave nothing that is read."""
     return frozenset(one.module for one in given) - {one.module for one in given if one.is_read}
 
 

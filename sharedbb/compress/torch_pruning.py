@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sharedbb.compress.channels import ChannelGroup, Held, Member, Side, is_grouped, joined
-from sharedbb.compress.liveness import observed
+from sharedbb.compress.liveness import idle, observed
 from sharedbb.errors import CompressionError
 
 PRUNABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+
+UNREAD = "no answer reads them"
 
 _PASSING = ("ELEMENTWISE", "CONCAT", "RESHAPE", "OUTPUT")
 """Kinds of nodes that leave channels what they are, by the names of Torch-Pruning."""
@@ -31,22 +33,24 @@ def channel_groups(module: nn.Module, image: Tensor) -> tuple[list[ChannelGroup]
         import torch_pruning
     except ImportError as error:
         raise CompressionError("pruning needs torch-pruning: pip install 'sharedbb[compress]'") from error
-    training = module.training
+    training, unread = module.training, set[str]()
+
+    def everything(module: nn.Module, image: Tensor) -> list[Tensor]:
+        """The answers, and what no answer depends on: it runs with the rest, so what it reads must keep fitting it."""
+        answers, given = observed(module, image)
+        unread.update(idle(given))
+        return [*answers, *(one.tensor for one in given if not one.is_read)]
+
     with torch.enable_grad():
-        graph = _graph(torch_pruning).build_dependency(module, image, forward_fn=_everything, verbose=False)
+        graph = _graph(torch_pruning).build_dependency(module, image, forward_fn=everything, verbose=False)
         found = [_translated(group, graph) for group in graph.get_all_groups()]
+    found = [Held(each.name, UNREAD) if isinstance(each, Held) and each.name in unread else each for each in found]
     module.train(training)
     order = {name: index for index, name in enumerate(dict(module.named_modules()))}
     raw = sorted((each for each in found if isinstance(each, ChannelGroup)), key=lambda group: order[group.name])
     groups, tied = joined(raw, dict(module.named_modules()))
     held = [*(each for each in found if isinstance(each, Held)), *tied]
     return groups, sorted(held, key=lambda each: order[each.name])
-
-
-def _everything(module: nn.Module, image: Tensor) -> list[Tensor]:
-    """The answers, and what no answer depends on: it runs with the rest, so what it reads must keep fitting it."""
-    answers, given = observed(module, image)
-    return [*answers, *(one.tensor for one in given if not one.is_read)]
 
 
 def _graph(torch_pruning: Any) -> Any:

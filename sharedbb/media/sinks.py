@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -60,11 +61,11 @@ class VideoSink:
         self._reformatter: Any = VideoReformatter()  # the stub does not know names
         self._failed = self._closed = False
         try:
-            is_new = not self.path.exists()
+            is_new = not os.path.lexists(self.path)
             self.path.open("ab").close()
             if is_new:
                 self.path.unlink()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._fault("cannot write", error) from error
 
     def write(self, picture: NDArray[np.uint8]) -> None:

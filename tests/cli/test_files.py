@@ -96,15 +96,20 @@ def test_stdout_takes_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 
 
 def test_each_is_written_whatever_becomes_of_the_others() -> None:
-    done: list[int] = []
+    done: list[Path] = []
 
-    def fail(what: str) -> None:
-        done.append(0)
-        raise SinkError(what)
+    def fail(path: Path) -> None:
+        raise SinkError(str(path))
 
     with pytest.raises(SinkError, match="first"):
-        write_each(lambda: done.append(1), lambda: fail("first"), lambda: done.append(2), lambda: fail("second"))
-    assert done == [1, 0, 2, 0]
+        write_each(
+            (Path("a"), done.append),
+            (Path("first"), fail),
+            (None, fail),
+            (Path("b"), done.append),
+            (Path("second"), fail),
+        )
+    assert done == [Path("a"), Path("b")]
 
 
 def test_two_results_do_not_share_a_file(tmp_path: Path) -> None:

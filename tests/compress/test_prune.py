@@ -194,6 +194,8 @@ def test_parts_that_no_answer_reads_fit_after_pruning_and_count_for_nothing(what
     assert answers.keys() == given.module(torch.zeros(1, 3, 64, 96)).keys()
     assert (report.facts["macs_before"], report.facts["macs_after"]) == (given.macs, pruned.macs)
     assert pruned.macs < 0.65 * given.macs
+    assert "no answer reads them" in report.facts["held"].values()
+    assert all(name.startswith("heads.") for name, why in report.facts["held"].items() if "answer of the net" in why)
 
 
 def test_sensitivity_of_another_network_is_refused(network: Network) -> None:

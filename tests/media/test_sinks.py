@@ -222,6 +222,17 @@ class TestErrors:
             pass
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_link_to_a_file_that_is_not_there_yet_stays_one(self, tmp_path: Path) -> None:
+        link = tmp_path / "link.mp4"
+        link.symlink_to(tmp_path / "video.mp4")
+        with VideoSink(link):
+            pass
+        assert link.is_symlink()
+
+    def test_a_name_that_no_file_can_have(self) -> None:
+        with pytest.raises(SinkError, match="cannot write"):
+            VideoSink("a\0b.mp4")
+
     def test_what_a_file_held_goes_with_the_first_picture(self, tmp_path: Path, scene: Callable[..., Image]) -> None:
         path = tmp_path / "video.mp4"
         path.write_bytes(b"yesterday's")
