@@ -17,7 +17,7 @@ import pytest
 from benchmarks.machine import weights
 from benchmarks.report import BEGIN, END, IN_README, ReportError, main, pictures, read_all, readme_table, with_table
 from benchmarks.report_charts import curves, goal_bar, measure, stacks, times, top_of, written
-from benchmarks.report_page import bound, fate, interval, measured, reason_mark, reasons, report_page
+from benchmarks.report_page import bound, fate, interval, is_former, measured, reason_mark, reasons, report_page
 from benchmarks.report_tables import crossed, details
 from benchmarks.schema import RESULTS, Case, Conditions, Limit, Number, Suite, schema_text
 
@@ -522,3 +522,11 @@ def _rendered(page: str, folder: Path, width: int) -> dict[str, int]:
     command = [browser, *FLAGS, f"--user-data-dir={folder / 'browser'}", shown.as_uri()]
     dumped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", dumped.partition("</title>")[0])}
+
+
+def test_a_suite_is_former_when_one_of_its_sections_is() -> None:
+    now, before = {"measured": {"weights": weights()}}, {"measured": {"weights": {"street": "0123"}}}
+    assert not is_former(_suite("reuse", details={"a": now, "b": {"plain": 1}}))
+    assert is_former(_suite("reuse", details={"a": now, "b": before}))
+    assert is_former(_suite("reuse", details={"a": now, "b": {"measured": {}}}))
+    assert is_former(_suite("dense", conditions=_conditions(weights={})))

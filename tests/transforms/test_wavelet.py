@@ -337,3 +337,24 @@ def test_the_room_is_light() -> None:
     program = "import sys, sharedbb.transforms; print(*sorted({'torch', 'pywt'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_fields_of_structured_arrays_and_numbers_of_numpy_are_taken() -> None:
+    fields = np.zeros((8, 6), np.dtype([("a", np.uint8), ("b", np.float32)]))
+    fields["b"] = np.random.default_rng(4).random((8, 6))
+    expected = pywt.wavedec2(np.array(fields["b"]), "haar", level=2, axes=(0, 1))
+    found = dwt2(fields["b"], "haar", level=np.int64(2), axes=(np.int64(0), np.int64(1)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    with pytest.raises(TransformError, match="nothing to decompose"):
+        dwt2(None, "haar")
+    for size in ((8.0, 6), ("a", "b")):
+        with pytest.raises(TransformError, match=r"give \(height, width\)"):
+            idwt2(found, "haar", size=size)  # type: ignore[arg-type]
+
+
+def test_second_derivatives_by_torchs_own_transforms() -> None:
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        return (dwt2(x, "db2")[0] ** 2).sum()
+
+    x = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.func.hessian(energy)(x), torch.autograd.functional.hessian(energy, x))
