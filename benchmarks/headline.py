@@ -28,7 +28,7 @@ import sharedbb as sb
 from benchmarks.headline_agreement import FLOAT, NOISE, OWN, REUSE, SAME_FLOAT, SMALL, agreements
 from benchmarks.headline_run import HEADS
 from benchmarks.limits import decode_ms
-from benchmarks.machine import weights
+from benchmarks.machine import environment, weights
 from benchmarks.networks import PIPELINE
 from benchmarks.reuse_clips import ALL_STATIC as STATIC
 from benchmarks.schema import Limit, Number
@@ -118,7 +118,11 @@ def run(clip: Path, arguments: Sequence[str], frames: int, results: Path) -> Run
     command = [sys.executable, "-m", "benchmarks.headline_run", way, str(clip), *options]
     start = time.perf_counter()
     done = subprocess.run(
-        [*command, "--frames", str(frames), "--results", str(results)], check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--frames", str(frames), "--results", str(results)],
+        env=environment(),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     seconds = time.perf_counter() - start
     return Run(seconds, **json.loads(done.stdout.splitlines()[-1]))

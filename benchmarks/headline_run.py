@@ -2,12 +2,16 @@
 
 ``engine`` runs a pipeline in sharedbb; ``apart`` runs four networks of their own in OpenVINO, with the same decoder,
 the same intake and the same decoding of answers. Prints one JSON line: frames, seconds of the steady part, modes.
+Either process looks for cycles of objects seldom, and not at its end, as ``sharedbb run`` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -146,6 +150,8 @@ def told(results: Iterator[tuple[str, Any]], into: TextIO) -> dict[str, Any]:
 
 def main() -> None:
     """Run a clip and print what was measured."""
+    gc.set_threshold(10_000)
+    atexit.register(lambda: None if "torch" in sys.modules else gc.freeze())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("way", choices=("engine", "apart"))
     parser.add_argument("clip", type=Path)

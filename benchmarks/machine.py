@@ -35,6 +35,14 @@ PIPELINES, DIGITS = Path(__file__).parent.parent / "pipelines", 12
 PROBE_SIZE, PROBE_RUNS = 100_000, 15
 
 
+def environment(**more: str) -> dict[str, str]:
+    """That of a process that is measured from its start: this one's and ``more``, but Python may keep byte code.
+
+    Told not to, as containers often tell it, every process would compile the package's source again.
+    """
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **more}
+
+
 def pin(cores: Sequence[int] | None = None) -> list[int]:
     """Keep this process and all threads that it starts later to these cores; to those it has, without any.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import environment
 from benchmarks.peers.base import clip_of
 from benchmarks.schema import Number
 from benchmarks.timing import Measurement, Parser
@@ -70,7 +71,7 @@ class Programs:
         whole = {"clip": str(self.clip), "frames": self.frames, **case}
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.memory_case", json.dumps(whole)],
-            env={**os.environ, "SHAREDBB_CACHE": str(self.folder / cache)},
+            env=environment(SHAREDBB_CACHE=str(self.folder / cache)),
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
+from benchmarks.machine import environment
 from benchmarks.networks import PIPELINE
 from benchmarks.schema import Case, Limit, Number
 from benchmarks.timing import Measurement, Parser, case_of, show
@@ -27,14 +27,14 @@ COMMANDS: Mapping[str, list[str]] = {
     "bare interpreter": [sys.executable, "-c", "pass"],
 }
 GOALS_MS = {COLD: 20_000, WARM: 3_000, "--help": 300, "check": 500}
-WHY = {"check": "imports are most of it: pydantic's models of the pipeline language, NumPy beneath them, and typer"}
+WHY = {"check": "imports are most of it: pydantic's models of the pipeline language, and typer"}
 
 
 def run(command: list[str], cache: str) -> tuple[float, str]:
     """Wall time of a whole process in seconds, and what it printed."""
     start = time.monotonic()
     done = subprocess.run(
-        command, env={**os.environ, "SHAREDBB_CACHE": cache}, cwd=ROOT, check=True, capture_output=True, text=True
+        command, env=environment(SHAREDBB_CACHE=cache), cwd=ROOT, check=True, capture_output=True, text=True
     )
     return time.monotonic() - start, done.stdout
 

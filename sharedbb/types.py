@@ -13,31 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharedbb.errors import FrameError
+from sharedbb.sizes import Fit, Normalization, Size
 
 if TYPE_CHECKING:
     import av
 
-Fit = Literal["letterbox", "stretch", "crop"]
+__all__ = [
+    "ColorOrder",
+    "Encoded",
+    "Fit",
+    "Frame",
+    "FrameResult",
+    "Freshness",
+    "Geometry",
+    "Normalization",
+    "Output",
+    "Plane",
+    "Size",
+    "StemError",
+    "rounded_up",
+]
+
 ColorOrder = Literal["rgb", "bgr"]
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Height and width in pixels."""
-
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-@dataclass(frozen=True, slots=True)
-class Normalization:
-    """``(x - mean) / std`` per RGB channel, in grey levels 0–255."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ ROOT = Path(sharedbb.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "profiling": {"errors"},
-    "types": {"errors"},
+    "sizes": set(),
+    "types": {"errors", "sizes"},
     "registry": {"errors"},
     "outputs": {"errors", "types"},
-    "spec": {"errors", "types", "registry"},
+    "spec": {"errors", "sizes", "registry"},
     "nets": {"errors", "types", "registry"},
     "media": {"errors", "types", "outputs", "profiling"},
     "graph": {"errors", "types"},

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset16 as opset
-from openvino.preprocess import PrePostProcessor
 
 from sharedbb.backends.base import Picture
+from sharedbb.backends.imports import without_converter
 from sharedbb.backends.patches import ArrayPatches
 from sharedbb.errors import BackendError
 from sharedbb.types import Plane, Size
+
+with without_converter():
+    import openvino as ov
+    from openvino import opset16 as opset
+    from openvino.preprocess import PrePostProcessor
 
 if TYPE_CHECKING:
     from sharedbb.graph.cut import Cut, Segment

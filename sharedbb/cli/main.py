@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,6 +34,9 @@ from sharedbb.errors import SharedBBError, SpecError
 
 FAILED = 2
 """Exit code of every error that has a message."""
+
+COLLECT_EVERY = 10_000
+"""New objects after which Python looks for cycles; by default it does so hundreds of times while imports run."""
 
 # Help without markup: rendering it with colours would take longer than everything else that --help does.
 app = typer.Typer(
@@ -71,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     An error is one line on stderr, a pipeline's faults one line each; with ``--debug`` a traceback comes first. Ctrl-C
     exits with 130, a request to terminate with 143, both after closing what was being written.
     """
+    if arguments is None:
+        _collect_seldom()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with interruptible():
@@ -87,6 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _say(f"error: {line}")
         code = FAILED
     raise SystemExit(code)
+
+
+def _collect_seldom() -> None:
+    """Look for cycles less often, and not among all that there is when a process without torch ends: it ends sooner.
+
+    Libraries of torch report what is left at the end as leaks.
+    """
+    gc.set_threshold(COLLECT_EVERY)
+    atexit.register(lambda: None if "torch" in sys.modules else gc.freeze())
 
 
 def _lines(error: Exception) -> list[str]:

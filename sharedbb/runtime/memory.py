@@ -231,8 +231,8 @@ class Memory:
         self.changes.take_all(self._looked)
         if self._whole is None:
             self._begin()
-        assert self._whole is not None
-        self._whole(self._given())
+        else:
+            self._whole(self._given())
         self._macs += self._all.facts.macs
         if self._looked:
             self._begin_key()
@@ -255,7 +255,10 @@ class Memory:
                 self.keys.begin(self._frame)
 
     def _begin(self) -> None:
-        """Make the buffers that all features stay in, and learn from this first picture what noise does to them."""
+        """Compute the first picture, into the buffers that all features stay in.
+
+        Where changes are computed in parts, learn from it what noise does to the features.
+        """
         device, whole = self._program.device, self._all
         results = whole.executable.session()(self._given())
         self.features.update(zip(whole.facts.outputs, results, strict=True))
@@ -268,7 +271,7 @@ class Memory:
             if stride and name in self.features
         }
         self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *maps)}
-        if not self._is_exact:
+        if by_parts(self._bargain.mode) and not self._is_exact:
             self._calibrate(maps)
         if self._bargain.mode in ("keyframe", "auto"):
             self.keys = KeyFrame(self._program, self.features, self.patches, codec=self._bargain.by_codec)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from sharedbb.registry import HEADS
+from sharedbb.spec import meanings
 from sharedbb.spec.document import FieldPath
 from sharedbb.spec.faults import nearest
 from sharedbb.spec.heads import head_spec
@@ -33,9 +34,7 @@ def meaning(root: Any, path: FieldPath) -> str:
     """The first sentence of a field's description, without its full stop; empty where there is none."""
     *parents, name = path
     model = _model_at(root, tuple(parents))
-    field = model.model_fields.get(str(name)) if model else None
-    sentence = " ".join((field.description or "").split()).split(". ")[0] if field else ""
-    return sentence[:1].lower() + sentence[1:].rstrip(".")
+    return meanings.meaning(model, str(name)) if model else ""
 
 
 def _value_at(root: Any, path: FieldPath) -> Any:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from sharedbb.errors import SpecError
+from sharedbb.sizes import Fit
 from sharedbb.spec.document import Document, FieldPath, read_mapping
 from sharedbb.spec.faults import Fault, did_you_mean, said, said_at, shown
 from sharedbb.spec.loader import load, text_of
@@ -35,7 +36,6 @@ from sharedbb.spec.parts import (
 from sharedbb.spec.pictures import Sets
 from sharedbb.spec.recipe import Target
 from sharedbb.spec.steps import Course, Part
-from sharedbb.types import Fit
 
 KINDS = ("onnx", "artifact", "module")
 """What a teacher may be; just one of these fields names it."""

@@ -29,6 +29,7 @@ from sharedbb.spec.faults import (
     said_at,
     shown,
 )
+from sharedbb.spec.meanings import describe
 from sharedbb.spec.parts import (
     Above,
     AtLeast,
@@ -235,6 +236,7 @@ class ByType:
         for spec, form in zip(specs, forms, strict=True):
             body = handler.resolve_ref_schema(form)  # some versions of pydantic put it among the definitions
             body.setdefault("description", inspect.getdoc(spec))
+            describe(spec, body)
             body["required"] = ["type", *body.get("required", [])]
         return {"oneOf": forms}
 

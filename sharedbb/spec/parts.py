@@ -24,8 +24,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from sharedbb.registry import BACKBONES, BACKENDS, Registry
+from sharedbb.sizes import Fit, Normalization, Size
 from sharedbb.spec.faults import must_be_one_of, said, said_at, shown
-from sharedbb.types import Fit, Normalization, Size
+from sharedbb.spec.meanings import describe
 
 NORMALIZATIONS = {
     "imagenet": Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
@@ -41,7 +42,13 @@ WEIGHT_FILES = (".sbb", ".safetensors", ".pth")
 class Spec(BaseModel):
     """A part of a pipeline: immutable; unknown fields are errors; a field's docstring is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        form = handler(schema)
+        describe(cls, handler.resolve_ref_schema(form))
+        return form
 
 
 def _text(value: str) -> str:

@@ -18,6 +18,7 @@ from sharedbb.spec.faults import (
     said_at,
     shown,
 )
+from sharedbb.spec.meanings import meaning
 from sharedbb.spec.parts import Above, Backbone, Count, Flag, Number, Share, Side, Spec, Text, Whole, exactly
 
 Amount = Annotated[Number, Field(gt=0, lt=1)]
@@ -42,19 +43,13 @@ class Part(Spec):
         if unknown:
             raise said_at(cls.__name__, unknown, UNKNOWN_FIELD)
         missing: list[Fault] = [
-            ((name,), f"is missing ({_meaning(field.description)})", value)
+            ((name,), f"is missing ({meaning(cls, name)})", value)
             for name, field in cls.model_fields.items()
             if field.is_required() and name not in value
         ]
         if missing:
             raise said_at(cls.__name__, missing, MISSING_FIELD)
         return value
-
-
-def _meaning(description: str | None) -> str:
-    """The first sentence of a field's description, without its full stop."""
-    sentence = " ".join((description or "").split()).split(". ")[0].rstrip(".")
-    return sentence[:1].lower() + sentence[1:]
 
 
 class Distillation(Part):

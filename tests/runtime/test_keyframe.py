@@ -117,6 +117,22 @@ def programs() -> Iterator[dict[int, Program]]:
     torch.set_num_threads(threads)
 
 
+class Counting:
+    """An executable that counts how often any session of it runs."""
+
+    def __init__(self, executable: Any) -> None:
+        self._executable, self.runs = executable, 0
+
+    def session(self, into: Any = None) -> Any:
+        inner = self._executable.session(into)
+
+        def run(features: Any) -> Any:
+            self.runs += 1
+            return inner(features)
+
+        return run
+
+
 def _engine(program: Program, **bargain: Any) -> Engine:
     return Engine(replace(program, bargain=Bargain(**{"mode": "keyframe", "audit": 0.0, **bargain})))
 
@@ -286,6 +302,18 @@ def test_key_frames_answer_what_a_dense_run_does(programs: dict[int, Program]) -
             assert np.allclose(result["surface"].logits, expected["surface"].logits, atol=1e-5)
             assert np.array_equal(result["objects"].boxes, expected["objects"].boxes)
             assert np.allclose(result["look"].vector, expected["look"].vector, atol=1e-5)
+
+
+def test_the_first_picture_is_computed_once_and_once_more_with_noise(programs: dict[int, Program]) -> None:
+    program, pictures = programs[0], _pan(2)
+    assert program.whole is not None
+    counting = Counting(program.whole.executable)
+    engine = _engine(replace(program, whole=replace(program.whole, executable=counting)))
+    first = engine.step(pictures[0], timestamp=0.0, order="rgb")
+    assert (first.mode, counting.runs) == ("key", 2)
+    dense = Engine(program).step(pictures[0], timestamp=0.0, order="rgb")
+    np.testing.assert_array_equal(first.outputs["surface"].cells, dense.outputs["surface"].cells)
+    np.testing.assert_array_equal(first.outputs["look"].vector, dense.outputs["look"].vector)
 
 
 def test_a_cut_forces_a_key_frame(programs: dict[int, Program], monkeypatch: pytest.MonkeyPatch) -> None:
