@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from sharedbb.types import Size
 
 OURS, SEPARATE, ROOFLINE = "sharedbb", "separate OpenVINO networks", "roofline"
 STEPS = "sharedbb, whole steps"
+EACH = "sharedbb, an engine of one thread for each core"
 COUNTED = "operators counted"
 SEPARATE_AT_ONCE = "separate OpenVINO networks, throughput hint"
 MERGED_AT_ONCE = "hand-merged OpenVINO network, throughput hint"
@@ -198,7 +200,7 @@ def _beside(
 
 def streams(setup: Setup) -> Sweep:
     """Four heads on a frame of each of several streams: one engine, its streams by name; networks alone, but ``STEPS``,
-    which takes pictures in and decodes the answers too."""
+    which takes pictures in and decodes the answers too. ``EACH`` deals the streams out to engines side by side."""
     counts, pipeline = setup.some(STREAMS), setup.pipeline()
     engine, size = setup.engine(pipeline), pipeline.input.network_size
     picture, shape = networks.picture_of(size), (1, 3, size.height, size.width)
@@ -207,6 +209,10 @@ def streams(setup: Setup) -> Sweep:
     names = [f"camera {number}" for number in range(counts[-1])]
     ours = [networks.engine_call(engine, picture, name) for name in names]
     steps = [partial(engine.step, frame, stream=f"{name}, whole") for name in names]
+    cores = range(len(pin()))
+    small, pool = [setup.engine(setup.pipeline(threads=1)) for _ in cores], ThreadPoolExecutor(len(cores))
+    dealt = [networks.engine_call(small[at % len(small)], picture, name) for at, name in enumerate(names)]
+    shares = [[dealt[:count][core :: len(small)] for core in cores] for count in counts]
     alone = setup.calls(pipeline)
     merged = networks.openvino_model(networks.build_network(pipeline), pipeline.input.normalization, shape)
     at_once = networks.openvino_throughput([merged], setup.type, picture, counts[-1])
@@ -217,6 +223,7 @@ def streams(setup: Setup) -> Sweep:
         {
             OURS: [partial(_in_turn, ours[:count]) for count in counts],
             STEPS: [partial(_in_turn, steps[:count]) for count in counts],
+            EACH: [partial(_side_by_side, pool, share) for share in shares],
             SEPARATE: [partial(_in_turn, alone * count) for count in counts],
             MERGED_AT_ONCE: [partial(at_once, count) for count in counts],
             SEPARATE_AT_ONCE: [partial(separate_at_once, count) for count in counts],
@@ -232,6 +239,12 @@ def _alone(engine: sb.Engine) -> Call:
 def _in_turn(calls: Sequence[Call]) -> None:
     for call in calls:
         call()
+
+
+def _side_by_side(pool: ThreadPoolExecutor, dealt: Sequence[Sequence[Call]]) -> None:
+    """What every one of some threads has to do, all of them together."""
+    for done in [pool.submit(_in_turn, calls) for calls in dealt]:
+        done.result()
 
 
 SWEEPS: Mapping[str, Callable[[Setup], Sweep]] = {
@@ -254,6 +267,7 @@ def numbers_of(found: Mapping[str, Measured]) -> dict[str, Number]:
     of_streams = found["streams"]
     last = of_streams.sweep.x[-1]
     numbers[f"streams {last} over 1, frames/s, sharedbb"] = of_streams.ratio((OURS, 0), (OURS, -1))
+    numbers[f"streams {last}: {EACH}, over one of all, frames/s"] = of_streams.ratio((OURS, -1), (EACH, -1))
     for line in (SEPARATE_AT_ONCE, MERGED_AT_ONCE):
         numbers[f"streams {last}: {line} over sharedbb"] = of_streams.ratio((line, -1), (OURS, -1))
     return numbers
@@ -291,7 +305,8 @@ def _of_streams(measured: Measured) -> str:
     lines = measured.series()["lines"]
     rates = ", ".join(f"{line} {values[-1]:.0f}" for line, values in lines.items())
     return (
-        "Frames of several streams run one after another in an engine, each on all cores; they are not batched: "
+        "Frames of several streams run one after another in an engine, each on all cores; they are not batched. "
+        "An engine of one thread for each core runs as many frames at once: "
         f"{lines[OURS][0]:.0f} frames/s with one stream, {lines[OURS][-1]:.0f} with {measured.sweep.x[-1]}. "
         f"With these, frames/s: {rates}."
     )

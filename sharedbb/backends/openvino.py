@@ -96,7 +96,11 @@ class OpenVINOExecutable:
 
 
 class OpenVINOBackend:
-    """Compiles segments with OpenVINO's CPU plug-in. ``threads`` None means all cores."""
+    """Compiles segments with OpenVINO's CPU plug-in.
+
+    ``threads`` None means one on every core and kept there; so many as are given go where the system puts them, since
+    OpenVINO would keep those of every engine to the same first cores.
+    """
 
     name: ClassVar[str] = "openvino"
 
@@ -112,7 +116,7 @@ class OpenVINOBackend:
             "INFERENCE_PRECISION_HINT": TYPES[precision],
         }
         if threads:
-            self._options["INFERENCE_NUM_THREADS"] = threads
+            self._options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:

@@ -333,7 +333,8 @@ class Runtime(Spec):
     """Number format of features and weights; `auto` never takes a lower one that is not faster."""
 
     threads: Count | None = None
-    """CPU threads for the network, at least 1; null for one on every core."""
+    """CPU threads for the network, at least 1; null for one on every core. Several engines of fewer threads run side by
+    side."""
 
     cache: Flag = True
     """Whether compiled networks and measurements are kept on disk for the next start."""

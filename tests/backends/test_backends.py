@@ -173,6 +173,15 @@ def test_several_precisions_convert_once(parts: Cut, monkeypatch: pytest.MonkeyP
     _compiled(OpenVINOBackend(OpenVINOBackend.precisions("cpu")[0]), parts)
 
 
+@pytest.mark.parametrize(("threads", "kept"), [(None, True), (1, False)])
+def test_threads_of_several_engines_are_not_kept_to_the_same_cores(threads: int | None, kept: bool, parts: Cut) -> None:
+    backend = OpenVINOBackend("f32", threads=threads)
+    compiled = backend.compile(parts, PLANES)[0]
+    for executable in (compiled, backend.load(backend.save(compiled))):
+        assert executable.model.get_property("ENABLE_CPU_PINNING") == kept
+        assert threads is None or executable.model.get_property("INFERENCE_NUM_THREADS") == threads
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

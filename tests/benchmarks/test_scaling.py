@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import nn
 from benchmarks import networks, scaling
 from benchmarks.limits import Counted
 from benchmarks.roofline import Roofline
-from benchmarks.scaling import MERGED_AT_ONCE, OURS, SEPARATE, SEPARATE_AT_ONCE, STEPS, Measured, Setup, Sweep
+from benchmarks.scaling import EACH, MERGED_AT_ONCE, OURS, SEPARATE, SEPARATE_AT_ONCE, STEPS, Measured, Setup, Sweep
 from benchmarks.timing import Rounds
 from sharedbb.types import Normalization
 
@@ -38,7 +40,14 @@ FOUND = {
     "streams": measured(
         "streams",
         [1, 8],
-        {OURS: [10, 80], STEPS: [11, 88], SEPARATE: [30, 240], MERGED_AT_ONCE: [10, 64], SEPARATE_AT_ONCE: [30, 200]},
+        {
+            OURS: [10, 80],
+            STEPS: [11, 88],
+            EACH: [18, 64],
+            SEPARATE: [30, 240],
+            MERGED_AT_ONCE: [10, 64],
+            SEPARATE_AT_ONCE: [30, 200],
+        },
         frames=[1, 8],
     ),
     "threads": measured("threads", [1, 2], {OURS: [18, 10], SEPARATE: [60, 30]}),
@@ -92,6 +101,7 @@ def test_numbers_are_of_both_ends() -> None:
         "all threads over one, sharedbb": 1.8,
         "all threads over one, separate OpenVINO networks": 2.0,
         "streams 8 over 1, frames/s, sharedbb": 1.0,
+        "streams 8: sharedbb, an engine of one thread for each core, over one of all, frames/s": 1.25,
         "streams 8: separate OpenVINO networks, throughput hint over sharedbb": 2.5,
         "streams 8: hand-merged OpenVINO network, throughput hint over sharedbb": 0.8,
     }
@@ -151,6 +161,17 @@ class TestSetup:
             assert sweep.name == name
             assert len(asked) == len(sweep.x)
             assert all(len(line) == len(sweep.x) for line in (*sweep.lines.values(), *sweep.known.values()))
+
+
+def test_threads_side_by_side_do_what_each_was_dealt() -> None:
+    done: list[int] = []
+    both = Barrier(2)  # who ran one after the other would wait for ever
+    shares = [[lambda: both.wait(10), lambda: done.append(1)], [lambda: both.wait(10), lambda: done.append(2)]]
+    with ThreadPoolExecutor(2) as pool:
+        scaling._side_by_side(pool, shares)
+        assert sorted(done) == [1, 2]
+        with pytest.raises(ZeroDivisionError):
+            scaling._side_by_side(pool, [[lambda: 1 // 0]])
 
 
 def test_frames_in_flight_all_run_and_give_what_one_gives() -> None:
