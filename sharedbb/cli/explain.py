@@ -50,6 +50,7 @@ def explain(
     was compiled here. For each head: what it needs, and what that would take alone.
     """
     import json
+    from contextlib import nullcontext
 
     from rich.console import Console
 
@@ -60,8 +61,8 @@ def explain(
     files = Files(summary=json_file, graph=dot_file)
     spec = read_pipeline(pipeline, overrides, device=device, backend=backend, precision=precision)
     files.check(source or "", find(pipeline), spec.backbone.weights or "")
-    opened = media.open_source(source) if source else None
-    engine = compiled(spec, Console(stderr=True), source=opened, no_cache=no_cache)
+    with media.open_source(source) if source else nullcontext() as opened:
+        engine = compiled(spec, Console(stderr=True), source=opened, no_cache=no_cache)
     description = describe(engine.program)
     if not files.to_stdout:
         console = Console(highlight=False)
