@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sharedbb.cli.options import SetOption
 from sharedbb.cli.shipped import find
-from sharedbb.errors import Problem, SharedBBError
+from sharedbb.errors import SharedBBError
 
 if TYPE_CHECKING:
     from sharedbb.spec import Pipeline
@@ -30,21 +29,18 @@ def check(
     faulty = False
     for file in files:
         path = find(file)
-        problems = problems_of(path, overrides or ())
-        if not problems:
-            pipeline = load(path, overrides or ())
-            problems = tuple(_of_weights(path, pipeline))
+        problems = problems_of(path, overrides or (), _of_weights)
         for problem in problems:
             typer.echo(str(problem))
         if problems:
             faulty = True
         else:
-            typer.echo(f"{path}: ok: {_in_one_line(pipeline)}")
+            typer.echo(f"{path}: ok: {_in_one_line(load(path, overrides or ()))}")
     if faulty:
         raise typer.Exit(1)
 
 
-def _of_weights(path: Path, pipeline: Pipeline) -> Iterator[Problem]:
+def _of_weights(pipeline: Pipeline) -> Iterator[tuple[tuple[str, str], str]]:
     """What is wrong with the pipeline's artifact, if it has one: damage, or heads that it was not trained for."""
     from sharedbb import artifact
 
@@ -54,7 +50,7 @@ def _of_weights(path: Path, pipeline: Pipeline) -> Iterator[Problem]:
     try:
         artifact.check_heads(artifact.load(weights), pipeline.heads)
     except SharedBBError as error:
-        yield Problem("backbone.weights", str(error), str(path))
+        yield ("backbone", "weights"), str(error)
 
 
 def _in_one_line(pipeline: Pipeline) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from sharedbb.errors import Problem, SpecError
-from sharedbb.spec.document import Document, read
+from sharedbb.spec.document import Document, FieldPath, read
 from sharedbb.spec.faults import did_you_mean, shown
 from sharedbb.spec.messages import problems_of
 from sharedbb.spec.overrides import override
@@ -20,6 +20,8 @@ from sharedbb.spec.syntax import PLAIN_SCALARS
 
 MAX_BYTES = 1 << 20
 """Largest pipeline file that is read: 1 MiB."""
+
+Further = Callable[[Pipeline], Iterable[tuple[FieldPath, str]]]
 
 _WEIGHTS = ("backbone", "weights")
 
@@ -45,14 +47,22 @@ def loads(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> 
     return pipeline
 
 
-def check(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Problem, ...]:
-    """Everything that is wrong with a pipeline file, in the order of its lines, missing weights files included."""
+def check(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), further: Further | None = None
+) -> tuple[Problem, ...]:
+    """Everything that is wrong with a pipeline file, in the order of its lines, missing weights files included.
+
+    ``further`` says what else is wrong with a pipeline that has no such faults: fields, and messages.
+    """
     try:
         document = _document(text_of(path), os.fspath(path), overrides)
     except SpecError as error:
         return error.problems
-    _, problems = _validated(document)
-    return tuple(_in_order([*problems, *_missing_weights(document)]))
+    pipeline, problems = _validated(document)
+    problems += _missing_weights(document)
+    if pipeline is not None and not problems and further is not None:
+        problems = [document.problem(field, message) for field, message in further(pipeline)]
+    return tuple(_in_order(problems))
 
 
 def dump(pipeline: Pipeline) -> str:

@@ -67,7 +67,7 @@ def test_an_artifact_that_is_damaged(sharedbb: Callable[..., Any], write: Callab
     path = write("good.yaml", GOOD.replace("resnet18", "resnet18, weights: x.sbb"))
     ended = sharedbb("check", path)
     assert ended.code == 1
-    assert ended.out.startswith(f"{path}: backbone.weights: ")
+    assert ended.out.startswith(f"{path}:2:37: backbone.weights: ")
     assert "not a sharedbb artifact" in ended.out
 
 
