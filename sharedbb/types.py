@@ -263,9 +263,10 @@ class Freshness:
 
     ``ran`` says whether something of it was computed on this very frame; ``age_frames`` and ``age_ms`` count since it
     last knew of every change that was seen. ``why`` is ``full`` (all of it was computed), ``partial`` (what changed
-    was), ``still`` (nothing changed that it reads), ``warped`` (moved along from a key frame), ``reused`` (it was not
-    its turn) or ``dropped`` (the deadline left no time). ``error`` is the share of its answers that differed from a
-    dense run, on average over the latest audits, None when that was not measured.
+    was, or what an earlier frame had computed was taken up), ``still`` (nothing changed that it reads), ``warped``
+    (moved along from a key frame), ``reused`` (it was not its turn) or ``dropped`` (the deadline left no time).
+    ``error`` is the share of its answers that differed from a dense run, on average over the latest audits, None when
+    that was not measured.
     """
 
     ran: bool

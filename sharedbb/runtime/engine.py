@@ -232,23 +232,26 @@ class Engine:
         if mode == "still":  # nothing was left out for want of time
             due = replace(due, due=(*due.due, *due.dropped), dropped=())
         with profiler.span("decode"):
-            why = self._moved(due.due, state, memory) if mode == "warped" else self._answer(due.due, state, memory)
-            if mode == "key":
-                self._answer(tuple(self.program.heads), state, memory)
+            if mode == "warped":
+                why = self._moved(due.due, state, memory)
+            else:
+                why = self._answer(tuple(self.program.heads) if mode == "key" else due.due, state, memory)
         if mode not in ("dense", "key") and due.due and memory.is_audited(mode):
             with profiler.span("audit"):
                 self._audit(mode, due, state, memory)
             mode, why = "audit", dict.fromkeys(self.program.heads, "full")
+        if mode in ("key", "audit"):  # every head has answered
+            due = replace(due, dropped=())
         if mode in ("dense", "key") and memory.knows_nothing:
             self._measure_floor(due.due, state, memory)
         if mode != "warped" and memory.keys is not None:
-            answered = self.program.heads if mode == "key" else why
-            memory.keys.outputs.update((head, state.outputs[head]) for head in answered)
-        for head in due.due:
-            state.last_run[head] = (state.frames, frame.timestamp)
+            memory.keys.outputs.update((head, state.outputs[head]) for head in why)
+        now = (state.frames, frame.timestamp)
+        state.last_run.update(dict.fromkeys(due.due, now))
+        state.known.update((head, now) for head in self.program.heads if not memory.is_behind(head))
         for head, reason in why.items():
-            if not memory.is_behind(head) and reason != "reused":
-                state.current[head] = (state.frames, frame.timestamp)
+            if mode != "warped" or reason != "reused":  # the answer is that of the features
+                state.current[head] = state.known[head]
         return self._result(due, state, frame, why, mode)
 
     def _answer(self, heads: Sequence[str], state: StreamState, memory: Memory) -> dict[str, str]:

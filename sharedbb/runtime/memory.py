@@ -101,6 +101,8 @@ class Memory:
         timestamp, self._frame, changes = frame.timestamp, frame, self.changes
         self._age += 1
         self._since_full += 1
+        self._part_heads |= self._whole_heads  # what was computed whole and not asked for: that was an earlier frame
+        self._whole_heads.clear()
         self._worth.tick()
         for trust in self._trusts():
             trust.tick()
@@ -385,7 +387,10 @@ class Memory:
         self.error.update({head: trust.error[head] for head in errors})
 
     def news(self, head: str) -> str:
-        """What became of a head's answer since this was last asked: ``full``, ``partial``, ``still`` or ``reused``."""
+        """What became of a head's answer since this was last asked: ``full``, ``partial``, ``still`` or ``reused``.
+
+        ``full`` is said of the frame at hand alone; what an earlier one computed whole is ``partial``.
+        """
         found = "full" if head in self._whole_heads else "partial" if head in self._part_heads else None
         self._whole_heads.discard(head)
         self._part_heads.discard(head)

@@ -375,6 +375,22 @@ def test_heads_keep_their_clocks(programs: tuple[Program, Program]) -> None:
             assert result["depth"] is results[index - 1]["depth"]
 
 
+def test_an_answer_says_when_it_was_computed_not_when_it_was_read(programs: tuple[Program, Program]) -> None:
+    """Of a head whose turn comes between frames in full, the last of these has computed everything already."""
+    held, plain = Held(programs[0]), Engine(programs[1])
+    for index in range(13):
+        picture = np.full((HEIGHT, WIDTH, 3), 40 + 15 * index, np.uint8)
+        result = held.step(picture)
+        assert result.mode == ("held" if index % 2 else "dense")
+        if result.mode == "dense":
+            dense = plain.step(picture.copy(), order="rgb", heads=["depth"])
+        if index % 3 == 0:
+            fresh = result.freshness["depth"]
+            assert result["depth"].changed(dense["depth"]) == 0  # type: ignore[attr-defined]
+            assert (fresh.why, fresh.age_frames) == (("partial", 1) if index % 2 else ("full", 0))
+            assert fresh.age_ms == pytest.approx(100 * (index % 2))
+
+
 def test_heads_asked_for_answer_and_the_others_keep_what_they_said(programs: tuple[Program, Program]) -> None:
     held, plain = Held(programs[0], clock=1), Engine(programs[1])
     first, *clip = _clip(9, 20)

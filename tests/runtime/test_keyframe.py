@@ -316,6 +316,25 @@ def test_the_first_picture_is_computed_once_and_once_more_with_noise(programs: d
     np.testing.assert_array_equal(first.outputs["look"].vector, dense.outputs["look"].vector)
 
 
+def test_a_key_frame_answers_for_every_head_and_says_so(programs: dict[int, Program]) -> None:
+    heads = {name: replace(head, every=1 if name == "surface" else 7) for name, head in programs[0].heads.items()}
+    program = replace(programs[0], heads=heads)
+    for index, result in enumerate(_steps(_engine(program, key_every=4), _pan(7))):
+        assert result.mode == ("warped" if index % 4 else "key")
+        assert {fresh.age_frames for fresh in result.freshness.values()} == {index % 4}
+        if result.mode == "key":
+            assert {fresh.why for fresh in result.freshness.values()} == {"full"}
+
+
+@pytest.mark.parametrize("audit", [0.0, 1.0])
+def test_what_was_computed_after_all_was_not_dropped(programs: dict[int, Program], audit: float) -> None:
+    program = replace(programs[0], deadline_ms=1e-6)
+    results = _steps(_engine(program, key_every=3, audit=audit), _pan(7))
+    whys = [{fresh.why for fresh in result.freshness.values()} for result in results if result.mode in ("key", "audit")]
+    assert len(whys) >= 3
+    assert all(why == {"full"} for why in whys)
+
+
 def test_a_cut_forces_a_key_frame(programs: dict[int, Program], monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself: not because motion would not explain the picture."""
     monkeypatch.setattr("sharedbb.reuse.policy.UNEXPLAINED", 1.0)
