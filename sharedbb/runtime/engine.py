@@ -214,10 +214,11 @@ class Engine:
             }
             if state.begun is not None:
                 state.keep_pace(due.predicted_ms, (time.perf_counter() - state.begun) * 1e3)
-            for head in plans:
-                name = head.name
-                state.outputs[name] = head.decoder(raw[name], state.geometry)
-                state.last_run[name] = state.current[name] = (state.frames, frame.timestamp)
+            outputs = {head.name: head.decoder(raw[head.name], state.geometry) for head in plans}
+        state.outputs.update(outputs)  # all of them or none: a head that answered to a frame that fails is due again
+        now = dict.fromkeys(outputs, (state.frames, frame.timestamp))
+        state.last_run.update(now)
+        state.current.update(now)
 
     def _recall(self, due: FramePlan, state: StreamState, memory: Memory, frame: Frame) -> FrameResult:
         """A frame's answers with as little computed as the bargain allows."""

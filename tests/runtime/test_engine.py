@@ -77,6 +77,21 @@ def test_a_frame_that_cannot_be_read_leaves_the_stream_as_it_was(program: Progra
     assert result["fast"].value == 21
 
 
+def test_after_a_decoder_that_failed_no_head_keeps_an_answer_to_the_lost_frame(program: Program, grey: Grey) -> None:
+    def fragile(raw: Any, geometry: Any) -> Any:
+        if raw["output"] == 41:
+            raise IndexError("no such box")
+        return program.heads["fast"].decoder(raw, geometry)
+
+    slow = replace(program.heads["slow"], decoder=fragile, every=1)
+    engine = Engine(replace(program, heads={**program.heads, "slow": slow}))
+    engine.step(grey(10))
+    with pytest.raises(IndexError):
+        engine.step(grey(20))
+    result = engine.step(grey(30))
+    assert (result.index, result["fast"].value, result["slow"].value) == (1, 31, 61)
+
+
 def test_a_frame_of_another_size_midway(program: Program) -> None:
     engine = Engine(program)
     for size in ((32, 64), (1, 1), (97, 33), (32, 64)):
