@@ -181,7 +181,9 @@ class Engine:
         frame = Frame.of(picture, index=state.frames, timestamp=seconds, order=order)
         if timestamp is not None and frame.timestamp != timestamp:
             frame = replace(frame, timestamp=timestamp)
-        return frame.checked()
+        frame.checked()
+        # A decoder counts in fractions, arrays hold numbers of NumPy's: JSON knows neither.
+        return frame if type(frame.timestamp) is float else replace(frame, timestamp=float(frame.timestamp))
 
     def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
         if isinstance(heads, str):

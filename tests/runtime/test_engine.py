@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,17 @@ def test_no_more_frames_are_waited_for_than_asked_for(
 
 def test_one_head_may_be_named_without_a_list(program: Program, grey: Grey) -> None:
     assert set(Engine(program).step(grey(5), heads="slow")) == {"slow"}
+
+
+@pytest.mark.parametrize("second", [Fraction(3, 2), np.float32(1.5), np.int64(2), 3])
+def test_a_time_of_any_kind_of_number_is_told_as_a_float(program: Program, grey: Grey, second: Any) -> None:
+    """A decoder's ``pts * time_base`` is a fraction, a recorded time a number of NumPy's: neither is JSON's."""
+    engine = Engine(program)
+    engine.step(Frame.of(grey(1), timestamp=second))
+    result = engine.step(grey(2), timestamp=second + second)
+    told = json.loads(result.to_json())
+    assert told["timestamp"] == 2 * float(second)
+    assert told["freshness"]["slow"]["age_ms"] == 1e3 * float(second)
 
 
 def test_what_breaks_a_source_arrives_after_the_frames_before_it(program: Program, grey: Grey) -> None:
