@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -74,7 +74,7 @@ class Engine:
         picture: Any,
         *,
         stream: str = "main",
-        heads: Sequence[str] | None = None,
+        heads: Iterable[str] | None = None,
         timestamp: float | None = None,
         order: ColorOrder = "bgr",
     ) -> FrameResult:
@@ -95,7 +95,7 @@ class Engine:
         self,
         picture: Any,
         state: StreamState,
-        heads: Sequence[str] | None,
+        heads: Iterable[str] | None,
         timestamp: float | None,
         order: ColorOrder,
     ) -> FrameResult:
@@ -185,9 +185,9 @@ class Engine:
         # A decoder counts in fractions, arrays hold numbers of NumPy's: JSON knows neither.
         return frame if type(frame.timestamp) is float else replace(frame, timestamp=float(frame.timestamp))
 
-    def _known(self, heads: Sequence[str] | None) -> Sequence[str] | None:
-        if isinstance(heads, str):
-            heads = (heads,)
+    def _known(self, heads: Iterable[str] | None) -> Sequence[str] | None:
+        if heads is not None:
+            heads = (heads,) if isinstance(heads, str) else tuple(heads)
         unknown = [head for head in heads or () if head not in self.program.heads]
         if unknown:
             raise FrameError(f"no head named {unknown[0]!r}; this pipeline has {', '.join(self.program.heads)}")

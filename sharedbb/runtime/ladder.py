@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -91,7 +91,7 @@ class Ladder(Engine):
         self,
         picture: Any,
         state: StreamState,
-        heads: Sequence[str] | None,
+        heads: Iterable[str] | None,
         timestamp: float | None,
         order: ColorOrder,
     ) -> FrameResult:

@@ -202,6 +202,14 @@ def test_one_head_may_be_named_without_a_list(program: Program, grey: Grey) -> N
     assert set(Engine(program).step(grey(5), heads="slow")) == {"slow"}
 
 
+def test_heads_may_be_named_by_whatever_gives_names(program: Program, grey: Grey) -> None:
+    engine = Engine(program)
+    engine.step(grey(5))
+    result = engine.step(grey(6), heads=(name for name in program.heads if name == "slow"))
+    assert result.freshness["slow"].ran
+    assert result["slow"].value == 13
+
+
 @pytest.mark.parametrize("second", [Fraction(3, 2), np.float32(1.5), np.int64(2), 3])
 def test_a_time_of_any_kind_of_number_is_told_as_a_float(program: Program, grey: Grey, second: Any) -> None:
     """A decoder's ``pts * time_base`` is a fraction, a recorded time a number of NumPy's: neither is JSON's."""
