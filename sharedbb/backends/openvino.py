@@ -215,7 +215,8 @@ def _convert(parts: Cut) -> ov.Model:
             model = ov.convert_model(torch.export.export(module, example))
         model.reshape({port: list(node.shape) for port, node in zip(model.inputs, inputs, strict=True)})
     except Exception as error:
-        raise BackendError(f"openvino cannot convert the network: {_first_line(error)}") from error
+        said = f"{_first_line(error)}; backend inductor or eager can run it"
+        raise BackendError(f"openvino cannot convert the network: {said}") from error
     return model
 
 
@@ -275,4 +276,6 @@ def _describe_output(info: Any, node: Node, kind: ov.Type) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What is wrong; where OpenVINO sums it up, which operators it lacks."""
+    lines = str(error).rpartition("Summary:")[2].splitlines()
+    return next((line.strip("- ") for line in lines if line.strip()), type(error).__name__)

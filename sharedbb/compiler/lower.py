@@ -117,7 +117,7 @@ def _build(
             reason = str(error).strip() or type(error).__name__
             failures.append(f"{way} cannot run the network: {reason.splitlines()[0]}")
     if not built:
-        raise BackendError("; ".join(failures))
+        raise BackendError("; ".join(dict.fromkeys(failures)))
     return built, failures
 
 

@@ -205,7 +205,7 @@ def test_an_operator_that_openvino_lacks_is_said() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.special.bessel_j0(x)
 
-    with pytest.raises(BackendError, match="openvino cannot convert the network: "):
+    with pytest.raises(BackendError, match=r"openvino cannot convert .*special_bessel_j0.*inductor or eager can"):
         OpenVINOBackend("f32").compile(cut(capture(Odd(), torch.zeros(1, 3, 8, 8))), PLANES)
 
 
