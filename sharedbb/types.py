@@ -159,6 +159,11 @@ class Frame:
             self._rgb = self._converted()
         return self._rgb
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickling and copying: a decoder's frame, which can do neither, becomes its picture."""
+        pixels, order = (self.pixels, self.order) if self.video is None else (self.rgb(), "rgb")
+        return type(self), (self.index, self.timestamp, pixels, order, None, self.encoded)
+
     def _converted(self) -> NDArray[np.uint8]:
         if self.video is not None:
             return self.video.to_ndarray(format="rgb24").view(np.uint8)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -112,6 +115,15 @@ def test_a_frame_and_a_decoder_s_frame_are_taken_as_they_are() -> None:
     assert frame.size == Size(16, 32)
     assert frame.rgb()[3, 3].tolist() == [10, 20, 30]
     assert Frame.of(frame, index=9) is frame
+
+
+@pytest.mark.parametrize("give", [lambda result: pickle.loads(pickle.dumps(result)), copy.deepcopy])
+def test_a_result_on_a_decoder_s_frame_can_be_sent_to_another_process(give: Callable[[FrameResult], Any]) -> None:
+    video = av.VideoFrame.from_ndarray(np.full((16, 32, 3), (10, 20, 30), np.uint8), format="rgb24")
+    frame = Frame(2, 0.5, video=video)
+    given = give(FrameResult(frame, Geometry.fit(frame.size, Size(32, 32)), {}, {}))
+    assert (given.index, given.timestamp, given.geometry) == (2, 0.5, Geometry.fit(Size(16, 32), Size(32, 32)))
+    np.testing.assert_array_equal(given.frame.rgb(), frame.rgb())
 
 
 @pytest.mark.parametrize(
