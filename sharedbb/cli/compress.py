@@ -52,14 +52,15 @@ def compress(
     from sharedbb.cli.costing import fitted
     from sharedbb.cli.files import Files
     from sharedbb.cli.session import Screen
-    from sharedbb.compress.recipe import run
+    from sharedbb.compress.recipe import files_of, run
     from sharedbb.spec import load
     from sharedbb.spec.recipe import load_recipe
 
     read = load_recipe(recipe, overrides or ())
     files = Files(report=report, summary=json_file, artifact=out)
     pipeline = load(read.pipeline)
-    files.check(recipe, read.pipeline, pipeline.backbone.weights or "")
+    needed = (path for step in read.steps for path in files_of(step).values())
+    files.check(recipe, read.pipeline, pipeline.backbone.weights or "", *needed)
     screen = Screen.for_files(files, quiet=quiet)
     with Watching(screen) as watch:
         use_cache = False if no_cache else None

@@ -242,7 +242,7 @@ class _Running:
             **({"footage": footage} if (footage := self.recipe.data.model_dump()["footage"]) else {}),
             "calibrate": self.recipe.data.calibrate,
             "seed": self.recipe.seed,
-            "files": {name: _sha256(path) for name, path in _files(step).items()},
+            "files": {name: _sha256(path) for name, path in files_of(step).items()},
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -315,8 +315,8 @@ def _marked(rows: Sequence[Row], fate: Fate) -> list[Row]:
     return [replace(row, fate=fate) if row.fate == "kept" else row for row in rows]
 
 
-def _files(step: AnyStep) -> dict[str, str]:
-    """The files that a step reads, by what they are to it."""
+def files_of(step: AnyStep) -> dict[str, str]:
+    """The files that a step reads, by what they are to it. Raises SpecError for a teacher that is no pipeline file."""
     found = {name: path for name in FILES if (path := getattr(step, name, None))}
     if teacher := getattr(step, "teacher", None):
         found["teacher's weights"] = load(teacher).backbone.weights

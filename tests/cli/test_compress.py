@@ -174,6 +174,16 @@ def test_what_cannot_be_written_is_said_before_any_work(recipe: Path, tmp_path: 
         compress(str(recipe), tmp_path / "plain.sbb", report=recipe)
     with pytest.raises(SinkError, match="is what the run reads"):
         compress(str(recipe), tmp_path / "small.sbb")  # small.yaml, the recipe, would lie beside it
+    (tmp_path / "teacher.yaml").write_text(PIPELINE.replace("two_layers", "two_layers, weights: learnt.sbb"))
+    (tmp_path / "learnt.sbb").write_bytes(b"trained for days")
+    (tmp_path / "measured.json").write_text("{}")
+    reads = "{type: distill, steps: 1, teacher: teacher.yaml}\n  - {type: prune, sensitivity: measured.json}"
+    (tmp_path / "reads.yaml").write_text(RECIPE.replace("{type: code, bits: 8}", reads))
+    for name in ("teacher.sbb", "learnt.sbb"):  # teacher.yaml would lie beside the first
+        with pytest.raises(SinkError, match="is what the run reads"):
+            compress(str(tmp_path / "reads.yaml"), tmp_path / name)
+    with pytest.raises(SinkError, match="is what the run reads"):
+        compress(str(tmp_path / "reads.yaml"), tmp_path / "plainer.sbb", json_file=tmp_path / "measured.json")
     with pytest.raises(SpecError, match=r"steps\.0\.bits"):
         compress(str(recipe), tmp_path / "plain.sbb", ["steps.0.bits=9"])
     assert not [*tmp_path.glob("*.work")]
