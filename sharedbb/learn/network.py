@@ -81,15 +81,18 @@ class Network:
     def unrounded(self) -> tuple[Network, tuple[str, ...]]:
         """The network for a step that gives its weights new values, and what to say of that.
 
-        Weights that were rounded to evenly spaced values will not lie on them any more: nothing says in how many bits
-        they are stored then. Zeros that are left out, and values that weights share, stay.
+        Weights that were rounded to evenly spaced values or to float16 will not lie on them any more: nothing says in
+        how many bits they are stored then. Zeros that are left out, and values that weights share, stay.
         """
-        rounded = {name: told for name, told in self.coding.items() if told["type"] == "uniform"}
+        to_half = {name for name, told in self.coding.items() if told.get("dtype") == "f16" and told != SPARSE}
+        rounded = {name: told for name, told in self.coding.items() if told["type"] == "uniform" or name in to_half}
         if not rounded:
             return self, ()
         kept = {name: told for name, told in self.coding.items() if name not in rounded}
         sparse = {name: SPARSE for name, told in rounded.items() if told.get("sparse")}
-        said = f"{len(rounded)} weights that had been rounded change: they are stored in full, until `code` rounds them"
+        said = (
+            f"{len(rounded)} weights that had been rounded change: they are stored as floats until `code` rounds them"
+        )
         return replace(self, coding={**kept, **sparse}), (said,)
 
     def then(self, report: StepReport, **changes: Any) -> Network:

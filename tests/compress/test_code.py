@@ -145,16 +145,22 @@ def test_weights_with_zeros_left_out_are_coded_like_others(
     assert torch.equal(Network.of(tmp_path / "x.sbb").module.get_parameter(name), weight)
 
 
-def test_weights_that_change_are_stored_in_full_again(network: Network, scenes: Data, tmp_path: Path) -> None:
-    coded, _ = code(network, bits=4)
+@pytest.mark.parametrize("bits", [4, 16])
+def test_weights_that_change_are_stored_as_floats_again(
+    network: Network, scenes: Data, tmp_path: Path, bits: int
+) -> None:
+    coded, _ = code(network, bits=bits, norms=16)
     data = Data.given("scenes", list(scenes), ("sky", "road", "car"))
     trained, report = finetune(coded, data, steps=2, batch=2, crop=(32, 64), lr=0.05)
     assert WEIGHT not in trained.coding
-    assert "weights that had been rounded change: they are stored in full" in report.said[0]
+    assert "weights that had been rounded change: they are stored as floats" in report.said[0]
     trained.save(tmp_path / "x.sbb")
     assert torch.equal(
         Network.of(tmp_path / "x.sbb").module.get_parameter(WEIGHT),
         trained.module.get_parameter(WEIGHT).half().float(),
     )
-    again, _ = code(trained, bits=4)
+    again, _ = code(trained, bits=4, norms=16)
     assert again.coding[WEIGHT]["bits"] == 4
+    again.save(tmp_path / "x.sbb")
+    read = Network.of(tmp_path / "x.sbb").module.state_dict()
+    assert all(torch.equal(read[name], value) for name, value in again.module.state_dict().items())
