@@ -101,11 +101,13 @@ class Watching:
 
 
 def write(result: Run, told: Mapping[str, Any], out: Path, files: Files, use_cache: bool | None) -> None:
-    """Write the artifact with a pipeline file beside it, and the record as asked for."""
+    """Write the artifact with a pipeline file beside it, and the record, with that artifact's digest, as asked for."""
+    from sharedbb import artifact
     from sharedbb.cli.compression import pictures
     from sharedbb.cli.compression_page import compression_page
 
     result.save(out)
+    told = {**told, "digest": artifact.digest(out)}
     keep(told, files, lambda: compression_page(told, pictures(result, use_cache)))
 
 

@@ -108,6 +108,7 @@ def test_a_recipe_becomes_an_artifact_a_record_and_a_page(
     assert artifact.load(out).manifest.report.keys() == {"data", "before", "test"}
 
     first = artifact.digest(out)
+    assert told["digest"] == first
     compress(str(recipe), out, quiet=True)
     assert artifact.digest(out) == first
     assert capsys.readouterr().out == ""
