@@ -19,7 +19,7 @@ from sharedbb.errors import CompressionError
 from sharedbb.graph.ir import Graph
 from sharedbb.graph.lower import to_module
 from sharedbb.graph.merge import fold_batch_norms
-from sharedbb.graph.quantization import unrounded
+from sharedbb.graph.quantization import unrounded, unsigned
 from sharedbb.learn.network import Network
 
 PICTURE = "picture"
@@ -68,7 +68,8 @@ class Target:
     ``suffix``: of its files. ``write``: from a network, an example of its picture and a file. ``open``: from the file
     and the answers' names, in order. ``written_with`` and ``run_with``: the modules that these import; ``needs``: the
     environment that has them. ``prepare``: the graph as the target takes it, ``unrounded`` where activations cannot be
-    rounded. ``beside``: suffixes of what is written beside the file.
+    rounded, ``unsigned`` where signed ones are not multiplied exactly on all processors. ``beside``: suffixes of what
+    is written beside the file.
     """
 
     suffix: str
@@ -281,6 +282,7 @@ TARGETS: Mapping[str, Target] = {
         ("openvino",),
         ("openvino",),
         "openvino: pip install openvino",
+        prepare=unsigned,
         beside=(".bin",),
     ),
     "torch-export": Target(".pt2", _write_torch, _open_torch, (), (), "torch"),

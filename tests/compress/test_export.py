@@ -117,6 +117,23 @@ def test_rounding_is_exported(quantized: Network, picture: NDArray[np.uint8], tm
     assert np.abs(found - wanted).mean() < 0.02 * np.abs(unrounded - wanted).mean()
 
 
+def test_openvino_gets_unsigned_activations(quantized: Network, picture: NDArray[np.uint8], tmp_path: Path) -> None:
+    import openvino as ov
+
+    assert quantized.scheme is not None
+    signed = {
+        edge: grid if grid.axis == 0 else Grid(grid.scale, torch.zeros_like(grid.zero_point), -127, 127)
+        for edge, grid in quantized.scheme.grids.items()
+    }
+    network = replace(quantized, scheme=Scheme(signed))
+    written = export(network, "openvino", tmp_path / "net.xml")
+    nodes = [node for node in ov.Core().read_model(written.path).get_ops() if node.get_type_name() == "FakeQuantize"]
+    of_activations = [node for node in nodes if node.input_value(0).get_node().get_type_name() != "Constant"]
+    assert [node.get_attributes()["levels"] for node in of_activations] == [256, 256]
+    wanted = run(network.graph(), normalised(network, picture))["look.logits"].numpy()
+    np.testing.assert_allclose(written.open()(picture)["look.logits"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
 def test_where_activations_cannot_be_rounded_weights_still_are(quantized: Network) -> None:
     picture = torch.zeros(1, 32, 64, 3, dtype=torch.uint8)
     standalone = Standalone(quantized, unrounded)
