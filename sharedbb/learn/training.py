@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sharedbb.errors import CompressionError
+from sharedbb.errors import ArtifactError, CompressionError
 from sharedbb.learn.judge import Quality, headline
 from sharedbb.learn.logbook import Logbook
 from sharedbb.learn.network import Network
@@ -136,5 +136,8 @@ class Training:
         if not step:
             return ""
         path = self.work / LAST_GOOD
-        self.network_of(self.trainer.averaged()).save(path)
+        try:
+            self.network_of(self.trainer.averaged()).save(path)
+        except ArtifactError as error:
+            return f"; the weights after {step} steps are not kept ({error})"
         return f"; the weights after {step} steps are in {path}, to begin with (--start)"

@@ -213,6 +213,26 @@ def test_a_broken_loss_leaves_the_state_before_and_weights_to_begin_with(
     assert same(resumed.trainer.averaged(), made.trainer.averaged())
 
 
+def test_weights_that_grew_too_large_to_be_stored_do_not_hide_which_loss_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = training(tmp_path)
+    task = type(made.trainer.tasks["scene"])
+    whole, loss = made.trainer, task.loss
+
+    def broken(self: Any, *given: Any) -> Any:
+        if whole.clock.step == 2:
+            monkeypatch.setattr(whole, "averaged", lambda: {k: v * 1e30 for k, v in averaged().items()})
+            return torch.tensor(float("nan"))
+        return loss(self, *given)
+
+    averaged = whole.averaged
+    monkeypatch.setattr(task, "loss", broken)
+    with pytest.raises(CompressionError, match=r"loss of scene is not finite at step 2 .* not kept \(.*float16"):
+        made.run()
+    assert not (tmp_path / LAST_GOOD).exists()
+
+
 def test_a_loss_that_is_broken_from_the_beginning_leaves_no_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
