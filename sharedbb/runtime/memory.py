@@ -55,6 +55,7 @@ class Memory:
             for name in plan.answers.values():
                 self._answer_of.setdefault(name, []).append(head)
         self._whole: Session | None = None
+        self._strides: dict[str, int] = {}
         self._ripple: dict[str, float] = {}
         self._trial: NoisyTrial | None = None
         self.keys: KeyFrame | None = None
@@ -79,6 +80,9 @@ class Memory:
         self._frame: Frame | None = None
         self._since_full = self._full_before = 0
         self._looked = self._rekey = False
+        self._is_calibrated = self._is_exact or not by_parts(bargain.mode)
+        if self._trial is not None:
+            self._trial.reset()
 
     def forget(self) -> None:
         """Trust no cached feature, nor the last picture: the next frame is computed in full."""
@@ -235,6 +239,8 @@ class Memory:
             self._begin()
         else:
             self._whole(self._given())
+        if not self._is_calibrated:
+            self._calibrate()
         self._macs += self._all.facts.macs
         if self._looked:
             self._begin_key()
@@ -257,31 +263,27 @@ class Memory:
                 self.keys.begin(self._frame)
 
     def _begin(self) -> None:
-        """Compute the first picture, into the buffers that all features stay in.
-
-        Where changes are computed in parts, learn from it what noise does to the features.
-        """
+        """Compute the first picture, into the buffers that all features stay in."""
         device, whole = self._program.device, self._all
         results = whole.executable.session()(self._given())
         self.features.update(zip(whole.facts.outputs, results, strict=True))
         self._whole = whole.executable.session(results)
         self._worth.begin()
-        maps = {
+        self._strides = {
             name: stride
             for part in self.parts
             for name, stride in zip(part.facts.outputs, part.strides, strict=True)
             if stride and name in self.features
         }
-        self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *maps)}
-        if by_parts(self._bargain.mode) and not self._is_exact:
-            self._calibrate(maps)
+        self.patches = {name: device.patches(self.features[name]) for name in (*self._planes, *self._strides)}
         if self._bargain.mode in ("keyframe", "auto"):
             self.keys = KeyFrame(self._program, self.features, self.patches, codec=self._bargain.by_codec)
 
-    def _calibrate(self, strides: Mapping[str, int]) -> None:
-        """Find out what one grey level of noise does to most of every feature."""
+    def _calibrate(self) -> None:
+        """Find out what one grey level of noise does to most of every feature, from a picture computed in full."""
+        self._is_calibrated = True
         results = self.compute_noisy()
-        for name, stride in strides.items():
+        for name, stride in self._strides.items():
             if name not in self._answer_of:
                 spread = self.patches[name].spread(self._program.device.patches(results[name]), max(1, CELL // stride))
                 self._ripple[name] = float(np.quantile(spread, TYPICAL))

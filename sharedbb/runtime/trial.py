@@ -17,7 +17,12 @@ class NoisyTrial:
         self._device, self._facts = program.device, program.whole.facts
         self._picture = program.device.picture(program.size, program.planes)
         self._session = program.whole.executable.session()
-        self._dice = np.random.default_rng(seed)
+        self._seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the first noise again."""
+        self._dice = np.random.default_rng(self._seed)
 
     def __call__(self, reference: Any) -> dict[str, Any]:
         """All features of a picture (``sharedbb.program.Picture``) with noise; they last until the next call."""

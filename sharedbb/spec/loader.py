@@ -32,16 +32,16 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Pipelin
     Relative weights files are taken from the pipeline file's folder, those in overrides from the working directory.
     Raises SpecError with everything that is wrong.
     """
-    return loads(text_of(path), os.fspath(path), overrides)
+    return loads(text_of(path), path, overrides)
 
 
-def loads(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> Pipeline:
+def loads(text: str, file: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> Pipeline:
     """Read a pipeline from YAML or JSON text; ``file`` is its name in messages, and its weights are taken from there.
 
     Without ``file``, a relative weights file stays as it is written. Raises SpecError with everything
     that is wrong.
     """
-    pipeline, problems = _validated(_document(text, file, overrides))
+    pipeline, problems = _validated(_document(text, None if file is None else os.fspath(file), overrides))
     if pipeline is None:
         raise SpecError(problems)
     return pipeline

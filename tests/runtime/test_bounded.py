@@ -494,3 +494,15 @@ def test_another_size_and_a_reset_begin_anew(programs: tuple[Program, Program]) 
     assert {fresh.error for fresh in result.freshness.values()} == {None}
     _same_as_plain(result, plain.step(clip[4].copy(), order="rgb"), EVERY_FRAME)
     assert held.step(clip[4]).mode == "still"
+
+
+def test_after_a_reset_what_noise_does_is_measured_on_the_new_picture(programs: tuple[Program, Program]) -> None:
+    """As a stream that begins with it measures it: another scene's tolerances would be wrong for this one."""
+    black, used, fresh = np.zeros((HEIGHT, WIDTH, 3), np.uint8), Held(programs[0]), Held(programs[0])
+    used.step(black)
+    of_black = used.memory.tolerance
+    used.engine.reset()
+    for picture in _clip(4, 8):
+        begun, first = used.step(picture), fresh.step(picture)
+        assert begun.mode == first.mode
+        assert used.memory.tolerance == fresh.memory.tolerance != of_black

@@ -94,7 +94,7 @@ def test_what_is_no_text_is_refused(file: Path, content: bytes, fault: str) -> N
 def test_weights_lie_beside_the_pipeline_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = str(file.parent / "models" / "street.sbb")
     assert load(file).backbone.weights == expected
-    assert loads(TEXT, str(file)).backbone.weights == expected
+    assert loads(TEXT, str(file)).backbone.weights == loads(TEXT, file).backbone.weights == expected
     monkeypatch.chdir(file.parent)
     assert load("street.yaml").backbone.weights == expected
 
@@ -112,6 +112,11 @@ def test_weights_of_an_override_lie_in_the_working_directory(file: Path, monkeyp
 def test_names_and_absolute_files_stay_as_they_are(file: Path, weights: str) -> None:
     file.write_text(TEXT.replace("models/street.sbb", weights), encoding="utf-8")
     assert load(file).backbone.weights == weights
+
+
+def test_overrides_are_not_taken_for_a_files_name() -> None:
+    with pytest.raises(TypeError, match="not list"):
+        loads(TEXT, ["name=other"])  # type: ignore[arg-type]
 
 
 def test_without_a_file_weights_stay_as_they_are() -> None:
