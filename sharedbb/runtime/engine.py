@@ -83,7 +83,7 @@ class Engine:
         ``picture``: HWC uint8 or float 0–1 array (``order`` says BGR or RGB), torch tensor (RGB), decoder's frame or
         ``Frame``. ``stream`` keeps the memories of several cameras apart. ``heads`` runs exactly these heads, due or
         not; the others answer with what they last said. ``timestamp`` in seconds; without one a ``Frame``'s own, or
-        since the engine began.
+        since the engine began. Where it lies before the last frame's, a clock was set back: ages go on from there.
 
         Threads may call this at will: they take turns. Raises FrameError for a picture that cannot be read, a timestamp
         that is no number and unknown heads; the stream goes on afterwards.

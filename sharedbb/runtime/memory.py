@@ -89,6 +89,14 @@ class Memory:
         self.known = False
         self.changes.skip()
 
+    def set_back(self, seconds: float) -> None:
+        """The stream's clock was set back: what waits, and the key frame, stay as old as they were."""
+        self._key_since -= seconds
+        waiting: list[Changes | Part] = [self.changes, *self.parts]
+        for one in waiting:
+            if one.since is not None:
+                one.since -= seconds
+
     @property
     def whole_ms(self) -> float:
         """Milliseconds that computing everything took when it was compiled."""

@@ -95,11 +95,7 @@ def hand_over(before: StreamState, now: StreamState) -> None:
     Answers are in source pixels: they serve on as long as frames keep their size. What is reused between frames begins
     anew, except what was learnt of its thresholds.
     """
-    now.frames, now.pace = before.frames, before.pace
-    fits = before.frames > 0 and before.geometry.source == now.geometry.source
-    now.outputs = dict(before.outputs) if fits else {}
-    now.last_run = dict(before.last_run) if fits else {}
-    now.current = dict(before.current) if fits else {}
+    now.take_over(before)
     if now.memory is not None:
         _begin_anew(now.memory)
 

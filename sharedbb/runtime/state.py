@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -49,6 +50,7 @@ class StreamState:
         self.begun: float | None = None
         self.reading.reset()
         self._geometry: Geometry | None = None
+        self._latest = -math.inf  # timestamp
 
     def session(self, stage: Stage) -> Session:
         """This stream's session of a stage, made when the stage first runs."""
@@ -73,6 +75,26 @@ class StreamState:
             if self.memory is not None:
                 self.memory.forget()
             self._geometry = geometry
+        self._keep_time(frame.timestamp)
+
+    def take_over(self, before: StreamState) -> None:
+        """Go on from what another state of the same stream knew before the frame at hand, which was taken in."""
+        self.frames, self.pace = before.frames, before.pace
+        fits = before.frames > 0 and before.geometry.source == self.geometry.source
+        self.outputs = dict(before.outputs) if fits else {}
+        self.last_run = dict(before.last_run) if fits else {}
+        self.current = dict(before.current) if fits else {}
+        timestamp, self._latest = self._latest, before._latest
+        self._keep_time(timestamp)
+
+    def _keep_time(self, timestamp: float) -> None:
+        """Where the clock was set back, times that are remembered are set back as far: ages go on from there."""
+        back, self._latest = self._latest - timestamp, timestamp
+        if back > 0:
+            for times in (self.last_run, self.current, self.known):
+                times.update({head: (count, then - back) for head, (count, then) in times.items()})
+            if self.memory is not None:
+                self.memory.set_back(back)
 
     def moment(self, timestamp: float) -> Moment:
         """What the plan of the frame at hand depends on."""

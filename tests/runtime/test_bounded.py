@@ -358,6 +358,13 @@ def test_a_change_that_waits_deep_down_is_not_held_up_by_another(programs: tuple
     assert all((now - part.since) * 1e3 <= 350.0 for part in waiting if part.since is not None)
 
 
+def test_a_change_waits_no_longer_because_the_clock_was_set_back(programs: tuple[Program, Program]) -> None:
+    held = Held(programs[0], clock=8, max_age_ms=250.0)
+    for index, now in enumerate((10.0, 10.1, 10.2, 5.0, 5.1, 5.2)):
+        held.step(np.full((HEIGHT, WIDTH, 3), 40 + 15 * index, np.uint8), timestamp=now)
+    assert held.modes == ["dense", *["held"] * 4, "dense"]
+
+
 def test_without_a_limit_changes_wait_for_their_turn(programs: tuple[Program, Program]) -> None:
     held = Held(programs[0], first_only=True, clock=8)
     ages = [held.step(picture).freshness["surface"].age_frames for picture in _clip(7, 60, boxes=1)]

@@ -130,6 +130,13 @@ def test_a_deadline_drops_heads_and_says_so(program: Program, grey: Grey) -> Non
     assert engine.profile.heads["slow"].dropped == 5
 
 
+def test_a_clock_that_is_set_back_makes_no_answer_younger(program: Program, grey: Grey) -> None:
+    heads = {**program.heads, "slow": replace(program.heads["slow"], every=1000, max_age_ms=250.0)}
+    engine, times = Engine(replace(program, heads=heads)), [60 + 0.1 * i for i in range(5)]
+    ages = [engine.step(grey(i), timestamp=now).freshness["slow"].age_ms for i, now in enumerate((*times, *times))]
+    assert np.allclose(ages, [0, 100, 200, 0, 100, 100, 200, 0, 100, 200])
+
+
 def test_the_pace_follows_what_frames_take(program: Program) -> None:
     state = Engine(program).state()
     for _ in range(100):
