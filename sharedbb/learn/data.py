@@ -284,6 +284,8 @@ def _read_labelled(picture: Path, annotation: Path, classes: int) -> Sample:
     rgb, labels = read_picture(picture).rgb, cv2.imread(str(annotation), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.dtype != np.uint8 or labels.shape != rgb.shape[:2]:
         got = "nothing readable" if labels is None else f"{labels.dtype} {labels.shape}"
+        if labels is not None and labels.ndim == 3:
+            got = f"colours, {got}: store the numbers themselves as 8-bit grey, not a palette"
         raise DataError(f"{annotation} must hold one uint8 class number a pixel, {rgb.shape[:2]}, got {got}")
     numbers = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]).tolist()
     unnamed = tuple(number for number in numbers if number > classes)

@@ -92,6 +92,9 @@ class TestLabelledFolders:
         write_labels(tmp_path / "trainannot" / "p1.png", np.zeros((12, 15), np.uint8))
         with pytest.raises(DataError, match=r"p1.png must hold one uint8 class number a pixel, \(12, 16\), got uint8"):
             open_data(f"camvid:{tmp_path}")[1]
+        write_labels(tmp_path / "trainannot" / "p1.png", np.zeros((12, 16, 3), np.uint8))
+        with pytest.raises(DataError, match=r"got colours, uint8 \(12, 16, 3\): .* 8-bit grey, not a palette"):
+            open_data(f"camvid:{tmp_path}")[1]
         (tmp_path / "trainannot" / "p1.png").unlink()
         with pytest.raises(DataError, match=r"1 of 2 pictures have no labels; the first is .*p1.png"):
             open_data(f"camvid:{tmp_path}")
