@@ -62,7 +62,7 @@ def shares_of(sets: Sequence[tuple[Data, float | None]]) -> list[tuple[Data, flo
     unasked = sum(len(data) for data, share in sets if share is None)
     if left < -1e-9 or (unasked and left <= 1e-9):
         raise DataError(f"the shares of sets add up to {1 - left:g}, and leave nothing to others; lower them")
-    return [(data, left * len(data) / unasked if share is None else share) for data, share in sets]
+    return [(data, round(left * len(data) / unasked, 9) if share is None else share) for data, share in sets]
 
 
 @dataclass(slots=True)
