@@ -72,7 +72,7 @@ class HaarTransform(Spec):
     error is bounded by a certificate."""
 
     certify: Flag = False
-    """Whether results say by how much the stem can be off on their frame, where it ran (`stem_error`); takes 2 to 10 ms."""
+    """Whether results say by how much the stem that ran on their frame can be off (`stem_error`); takes 2 to 10 ms."""
 
     @field_validator("certify")
     @classmethod
@@ -109,7 +109,7 @@ class WaveletTransform(Spec):
     error is bounded by a certificate."""
 
     certify: Flag = False
-    """Whether results say by how much the stem can be off on their frame, where it ran (`stem_error`); takes 2 to 10 ms."""
+    """Whether results say by how much the stem that ran on their frame can be off (`stem_error`); takes 2 to 10 ms."""
 
     @field_validator("certify")
     @classmethod
