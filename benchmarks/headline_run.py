@@ -8,10 +8,7 @@ Either process looks for cycles of objects seldom, and not at its end, as ``shar
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 
 import sharedbb as sb
+from sharedbb.cli.collecting import collect_seldom
 from sharedbb.runtime.streams import Prefetch
 
 HEADS = ("surface", "objects", "edges", "scene")
@@ -150,8 +148,7 @@ def told(results: Iterator[tuple[str, Any]], into: TextIO) -> dict[str, Any]:
 
 def main() -> None:
     """Run a clip and print what was measured."""
-    gc.set_threshold(10_000)
-    atexit.register(lambda: None if "torch" in sys.modules else gc.freeze())
+    collect_seldom()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("way", choices=("engine", "apart"))
     parser.add_argument("clip", type=Path)

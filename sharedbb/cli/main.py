@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ import typer
 
 import sharedbb
 from sharedbb.cli.check import check
+from sharedbb.cli.collecting import collect_seldom
 from sharedbb.cli.compare import compare
 from sharedbb.cli.compress import compress
 from sharedbb.cli.demo import demo
@@ -34,9 +33,6 @@ from sharedbb.errors import SharedBBError, SpecError
 
 FAILED = 2
 """Exit code of every error that has a message."""
-
-COLLECT_EVERY = 10_000
-"""New objects after which Python looks for cycles; by default it does so hundreds of times while imports run."""
 
 # Help without markup: rendering it with colours would take longer than everything else that --help does.
 app = typer.Typer(
@@ -77,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     exits with 130, a request to terminate with 143, both after closing what was being written.
     """
     if arguments is None:
-        _collect_seldom()
+        collect_seldom()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with interruptible():
@@ -94,15 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _say(f"error: {line}")
         code = FAILED
     raise SystemExit(code)
-
-
-def _collect_seldom() -> None:
-    """Look for cycles less often, and not among all that there is when a process without torch ends: it ends sooner.
-
-    Libraries of torch report what is left at the end as leaks.
-    """
-    gc.set_threshold(COLLECT_EVERY)
-    atexit.register(lambda: None if "torch" in sys.modules else gc.freeze())
 
 
 def _lines(error: Exception) -> list[str]:

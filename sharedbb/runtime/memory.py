@@ -104,8 +104,8 @@ class Memory:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all buffers are there: the first frame, which makes them, takes longer."""
-        return self._whole is not None
+        """Whether buffers are there and noise is measured: the first frame, which does both, takes longer."""
+        return self._whole is not None and self._is_calibrated
 
     def observe(self, frame: Frame, geometry: Geometry, profiler: Profiler | NullProfiler) -> Sight:
         """Compare this frame's picture with what the cached features were computed from."""
@@ -290,6 +290,7 @@ class Memory:
     def _calibrate(self) -> None:
         """Find out what one grey level of noise does to most of every feature, from a picture computed in full."""
         self._is_calibrated = True
+        self._worth.begin()
         results = self.compute_noisy()
         for name, stride in self._strides.items():
             if name not in self._answer_of:

@@ -126,3 +126,14 @@ def test_a_reader_that_goes_away_is_no_error(command: list[str]) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("more", "frozen"), [("", True), ("sys.modules['torch'] = sys", False)])
+def test_a_process_without_torch_ends_without_a_last_look_for_cycles(more: str, frozen: bool) -> None:
+    code = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        f"from sharedbb.cli.main import main\n{more}\nsys.argv = ['sharedbb', '--version']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(frozen)
