@@ -24,6 +24,7 @@ ROUNDS = 2  # of looking up the motion at the place where a box has gone to
 MOST_GROWTH = 1.5  # of a box from the key frame on, either way
 LEAST_SIZE = 16  # network pixels that a box must be high and wide for its growth to be believed
 SAMPLES = 8  # places along each side of a box at which the motion is looked up
+STEPS = (np.arange(SAMPLES, dtype=np.float32) + np.float32(0.5)) / np.float32(SAMPLES)  # and where, from 0 to 1
 NOTICED = 4  # grey levels from which on a pixel of a small picture counts as changed
 GLANCE = (64, 40)  # width and height of the pictures that scene cuts are looked for in
 CUT_SHARE = 0.3  # of the pixels change at a cut, at least
@@ -176,45 +177,50 @@ def follow_boxes(boxes: NDArray[np.float32], flow: Flow, geometry: Geometry) -> 
     if len(boxes) == 0 or not flow.any():
         return boxes
     at = geometry.to_network(boxes)
+    centre, size = (at[:, :2] + at[:, 2:]) / 2, at[:, 2:] - at[:, :2]
     now = at
     for _ in range(ROUNDS):
-        inside = _sampled(now, flow)
-        x, y = inside[..., 0], inside[..., 1]
-        shift = -np.stack([_median(x), _median(y)], axis=1)
-        apart_x = _median(x[:, :, : SAMPLES // 2]) - _median(x[:, :, SAMPLES // 2 :])
-        apart_y = _median(y[:, : SAMPLES // 2]) - _median(y[:, SAMPLES // 2 :])
-        size = now[:, 2:] - now[:, :2]
+        shift, apart = _moved_by(now, flow)
         # Flow points back: what grew by g has 1/g of its size in the key frame.
-        shrunk = 1 - (apart_x / np.maximum(size[:, 0], 1) + apart_y / np.maximum(size[:, 1], 1))
-        growth = np.clip(1 / np.maximum(shrunk, 1e-3), 1 / MOST_GROWTH, MOST_GROWTH)
-        growth[(size < LEAST_SIZE).any(1)] = 1.0
-        centre = (at[:, :2] + at[:, 2:]) / 2 + shift
-        half = (at[:, 2:] - at[:, :2]) / 2 * growth[:, None]
-        now = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+        reached = now[:, 2:] - now[:, :2]
+        shrunk = 1 - (apart / np.maximum(reached, 1)).sum(1)
+        growth = np.minimum(np.maximum(1 / np.maximum(shrunk, 1e-3), 1 / MOST_GROWTH), MOST_GROWTH)
+        growth[(reached < LEAST_SIZE).any(1)] = 1.0
+        half = size / 2 * growth[:, None]
+        now = np.concatenate([centre - shift - half, centre - shift + half], axis=1).astype(np.float32)
     return geometry.to_source(now)
 
 
-def _sampled(boxes: NDArray[np.float32], flow: Flow) -> Flow:
-    """The flow at SAMPLES × SAMPLES even places in each box [N, 4] of network pixels: [N, SAMPLES, SAMPLES, 2]."""
-    steps = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
-    x = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * steps
-    y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps
-    column = np.clip(x / SCALE, 0, flow.shape[1] - 1).astype(np.intp)
-    row = np.clip(y / SCALE, 0, flow.shape[0] - 1).astype(np.intp)
-    return flow[row[:, :, None], column[:, None, :]]
+def _moved_by(boxes: NDArray[np.float32], flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The median of the flow in each box, and what it is more in its left than its right half, upper than lower.
+
+    Looked up at SAMPLES × SAMPLES even places of each box [N, 4] of network pixels; both [N, 2], x and y.
+    """
+    corner, side = boxes[:, :2, None], boxes[:, 2:, None] - boxes[:, :2, None]
+    places = (corner + side * STEPS) / SCALE
+    last = np.array([[flow.shape[1] - 1], [flow.shape[0] - 1]], np.float32)
+    column, row = np.minimum(np.maximum(places, 0), last).astype(np.intp).swapaxes(0, 1)
+    inside = flow[row[:, :, None], column[:, None, :]]
+    # The halves of dx lie in order once its rows are columns; those of dy do as they are.
+    ordered = np.stack([inside[..., 0].swapaxes(1, 2), inside[..., 1]], axis=1).reshape(len(boxes), 2, -1)
+    halves = _median(ordered.reshape(len(boxes), 2, 2, -1))
+    return _median(ordered), halves[..., 0] - halves[..., 1]
 
 
 def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The median of each of N even sets of numbers: [N, ...] to [N]. Sorting few numbers is faster than np.median."""
-    ordered = np.sort(values.reshape(len(values), -1), axis=1)
-    middle = ordered.shape[1] // 2
-    found: NDArray[np.float32] = (ordered[:, middle - 1] + ordered[:, middle]) / np.float32(2)
+    """The median over the last axis, which is even. Sorting few numbers is faster than np.median."""
+    ordered = np.sort(values)
+    middle = ordered.shape[-1] // 2
+    found: NDArray[np.float32] = (ordered[..., middle - 1] + ordered[..., middle]) / np.float32(2)
     return found
 
 
 def glance(picture: NDArray[np.uint8]) -> Grey:
     """What ``is_cut`` compares: a picture uint8 [h, w, 3] RGB, or grey [h, w], as a small grey one."""
-    return _grey(cv2.resize(picture, GLANCE, interpolation=cv2.INTER_AREA).view(np.uint8))
+    # Halving first costs a third: OpenCV is quick at that, and slow at sizes that do not go into one another.
+    height, width = picture.shape[:2]
+    half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA).view(np.uint8)
+    return cv2.resize(_grey(half), GLANCE, interpolation=cv2.INTER_AREA).view(np.uint8)
 
 
 def _grey(picture: NDArray[np.uint8]) -> Grey:
