@@ -69,9 +69,10 @@ def factorize(
 
 
 def _next(network: Network, outcome: _Outcome, settings: Mapping[str, Any]) -> tuple[Network, StepReport]:
-    """The next network; replaced weights lose their coding."""
+    """The next network; replaced weights and biases lose their coding."""
     gone = {f"{told['layer']}.weight" for told in outcome.layers}
-    coding = {name: how for name, how in network.coding.items() if name not in gone}
+    own = outcome.module.state_dict().keys()
+    coding = {name: how for name, how in network.coding.items() if name in own}
     after = replace(network, module=outcome.module.eval(), coding=coding)
     facts = {
         "macs_before": network.macs,
@@ -83,7 +84,7 @@ def _next(network: Network, outcome: _Outcome, settings: Mapping[str, Any]) -> t
     }
     said = [] if outcome.layers else ["no layer was factorised: none would have fewer multiply-adds"]
     if unshared := sorted(gone & network.coding.keys()):
-        said.append(f"{len(unshared)} of the replaced weights were pruned or clustered; their factors are neither")
+        said.append(f"{len(unshared)} of the replaced weights were pruned, clustered or rounded; their factors are not")
     report = StepReport("factorize", settings, facts, tuple(said))
     return after.then(report), report
 

@@ -183,9 +183,10 @@ def test_a_floor_that_nothing_keeps_leaves_all_as_it_was(network: Network, pictu
 
 def test_codings_of_replaced_weights_are_dropped(network: Network) -> None:
     coding = {"point.weight": {"type": "plain", "sparse": True}, "deep.weight": {"type": "uniform", "bits": 8}}
+    coding["point.bias"] = {"type": "plain", "dtype": "f16"}
     after, report = factorize(replace(network, coding=coding), rank=2, layers=["point", "deep"])
     assert after.coding == {"deep.weight": {"type": "uniform", "bits": 8}}
-    assert report.said == ("1 of the replaced weights were pruned or clustered; their factors are neither",)
+    assert report.said == ("1 of the replaced weights were pruned, clustered or rounded; their factors are not",)
 
 
 class Trunk(nn.Module):
