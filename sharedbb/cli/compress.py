@@ -66,8 +66,7 @@ def compress(
         use_cache = False if no_cache else None
         result = run(read, work or out.with_suffix(".work"), measure=Stopwatch(read.measure, use_cache), watch=watch)
         watch("writing", None)
-        told = record(result, fitted(pipeline.runtime))
-        write(result, told, out, files, use_cache)
+        told = write(result, record(result, fitted(pipeline.runtime)), out, files, use_cache)
     tell(compression_table(told), files, screen)
 
 
@@ -100,15 +99,22 @@ class Watching:
         self._bar.stop()
 
 
-def write(result: Run, told: Mapping[str, Any], out: Path, files: Files, use_cache: bool | None) -> None:
-    """Write the artifact with a pipeline file beside it, and the record, with that artifact's digest, as asked for."""
+def write(result: Run, told: Mapping[str, Any], out: Path, files: Files, use_cache: bool | None) -> dict[str, Any]:
+    """Write the artifact with a pipeline file beside it, and the record as asked for.
+
+    Returns the record with that artifact's digest and size: unlike the work folder's it holds the report.
+    """
     from sharedbb import artifact
     from sharedbb.cli.compression import pictures
     from sharedbb.cli.compression_page import compression_page
 
     result.save(out)
-    told = {**told, "digest": artifact.digest(out)}
+    written = {"digest": artifact.digest(out), "bytes": out.stat().st_size}
+    last = max(place for place, row in enumerate(told["rows"]) if row["fate"] == "kept")
+    rows = [row | written if place == last else row for place, row in enumerate(told["rows"])]
+    told = {**told, "rows": rows, "digest": written["digest"]}
     keep(told, files, lambda: compression_page(told, pictures(result, use_cache)))
+    return told
 
 
 def record(result: Run, model: CostModel | None) -> dict[str, Any]:

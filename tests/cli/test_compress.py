@@ -108,7 +108,8 @@ def test_a_recipe_becomes_an_artifact_a_record_and_a_page(
     assert artifact.load(out).manifest.report.keys() == {"data", "before", "test"}
 
     first = artifact.digest(out)
-    assert told["digest"] == first
+    assert told["digest"] == told["rows"][1]["digest"] == first
+    assert told["rows"][1]["bytes"] == out.stat().st_size
     compress(str(recipe), out, quiet=True)
     assert artifact.digest(out) == first
     assert capsys.readouterr().out == ""
