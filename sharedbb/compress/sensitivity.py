@@ -84,8 +84,14 @@ class Sensitivity:
         return found
 
     def bits(self, fall: float) -> dict[str, int]:
-        """By layer, the fewest bits of ``quantize`` that are tolerated, as ``tolerated`` says; else the most tried."""
-        most = max((trial.strength for trial in self.trials if trial.method == "quantize"), default=8)
+        """By layer, the fewest bits of ``quantize`` that are tolerated, as ``tolerated`` says; else the most tried.
+
+        Raises CompressionError where ``quantize`` was not tried.
+        """
+        tried = [trial.strength for trial in self.trials if trial.method == "quantize"]
+        if not tried:
+            raise self._unknown("quantize")
+        most = max(tried)
         return {name: int(bits or most) for name, bits in self.tolerated("quantize", fall).items()}
 
     def cautions(self, method: str = "prune") -> dict[str, float]:
@@ -96,9 +102,12 @@ class Sensitivity:
         }
         means = {name: statistics.fmean(found) + SMALLEST_FALL for name, found in falls.items() if found}
         if not means:
-            raise CompressionError(f"nothing is known of {method}: measured was {', '.join(self.methods) or 'nothing'}")
+            raise self._unknown(method)
         middle = statistics.median(means.values())
         return {name: mean / middle for name, mean in means.items()}
+
+    def _unknown(self, method: str) -> CompressionError:
+        return CompressionError(f"nothing is known of {method}: measured was {', '.join(self.methods) or 'nothing'}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, layer by layer."""

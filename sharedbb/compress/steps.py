@@ -54,22 +54,49 @@ class Bench:
         return self.train.spread(count) if count else None
 
 
-def check_names(steps: Sequence[AnyStep], network: Network) -> None:
-    """Raise CompressionError for heads and modules that steps name and ``network``, the untouched one, has not.
+MODULES = ("keep", "layers", "exclude", "ignore")
+"""Fields of steps that name modules."""
 
-    Modules of a step behind one that puts others in their place are not looked for: who knows their names.
+
+def check_names(steps: Sequence[AnyStep], network: Network) -> None:
+    """Raise CompressionError for heads and modules that steps name, and files of sensitivity, that do not fit.
+
+    ``network`` is the untouched one. Modules of a step behind one that puts others in their place are not looked for:
+    who knows their names.
     """
     heads, modules = network.pipeline.heads, {name for name, _ in network.module.named_modules()}
     for number, step in enumerate(steps):
-        if isinstance(step, PruneStep):
-            if strange := [name for name in step.head_weights if name not in heads]:
+        if strange := [name for name in getattr(step, "head_weights", ()) if name not in heads]:
+            raise CompressionError(
+                f"step {number} weighs {strange[0]!r}; the heads of {network.pipeline.name} are {', '.join(heads)}"
+            )
+        measured = _measured(number, step)
+        if modules:
+            for field in MODULES:
+                if absent := [name for name in getattr(step, field, ()) if name not in modules]:
+                    raise CompressionError(
+                        f"step {number} names {absent[0]!r} in {field!r}, no module of {network.pipeline.name}"
+                    )
+            if measured and not modules & measured.keys():
                 raise CompressionError(
-                    f"step {number} weighs {strange[0]!r}; the heads of {network.pipeline.name} are {', '.join(heads)}"
+                    f"step {number}: {network.pipeline.name} has none of the layers of its file of sensitivity, such "
+                    f"as {next(iter(measured))!r}"
                 )
-            if absent := [name for name in step.keep if name not in modules]:
-                raise CompressionError(f"step {number} keeps {absent[0]!r}, no module of {network.pipeline.name}")
         if isinstance(step, FactorizeStep) or (isinstance(step, DistillStep) and step.student):
-            return
+            modules = set()
+
+
+def _measured(number: int, step: AnyStep) -> Mapping[str, float]:
+    """What a step's file of sensitivity says of each layer, as the step will read it; nothing without a file."""
+    from sharedbb.compress.sensitivity import Sensitivity
+
+    if not isinstance(step, PruneStep | QuantizeStep) or not step.sensitivity:
+        return {}
+    found = Sensitivity.load(step.sensitivity)
+    try:
+        return found.cautions() if isinstance(step, PruneStep) else found.bits(step.fall)
+    except CompressionError as error:
+        raise CompressionError(f"step {number}: {step.sensitivity}: {error}") from error
 
 
 def take(step: AnyStep, network: Network, bench: Bench) -> Network:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sharedbb.compress.probes import Layer
 from sharedbb.compress.sensitivity import Sensitivity, Trial
-from sharedbb.compress.steps import Bench, take
+from sharedbb.compress.steps import Bench, check_names, take
 from sharedbb.errors import CompressionError
 from sharedbb.learn.data import Data, Sample
 from sharedbb.learn.network import Network
@@ -213,3 +213,37 @@ def test_a_file_of_sensitivity_that_is_none_is_said(
         path.write_text(content)
     with pytest.raises(CompressionError, match=message):
         take(PruneStep(sensitivity=str(path)), network, _bench(network, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("step", "method", "layer", "message"),
+    [
+        (PruneStep, "quantize", MIDDLE, r"step 1: .*s\.json: nothing is known of prune: measured was quantize"),
+        (QuantizeStep, "prune", MIDDLE, r"step 1: .*s\.json: nothing is known of quantize: measured was prune"),
+        (PruneStep, "prune", "features.0", r"step 1: plain has none of the layers .* such as 'features\.0'"),
+        (QuantizeStep, "quantize", "features.0", r"step 1: plain has none of the layers .* such as 'features\.0'"),
+    ],
+)
+def test_sensitivity_that_does_not_fit_is_refused_before_the_first_step(
+    network: Network, tmp_path: Path, step: type[PruneStep | QuantizeStep], method: str, layer: str, message: str
+) -> None:
+    found = Sensitivity("x", 1, (Layer(layer, "conv2d", 1, 1),), (Trial(layer, method, 0.5, {"scene": 0.9}),))
+    (tmp_path / "s.json").write_text(json.dumps(found.to_dict()))
+    with pytest.raises(CompressionError, match=message):
+        check_names([FinetuneStep(steps=1), step(sensitivity=str(tmp_path / "s.json"))], network)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        PruneStep(keep=("heads.absent",)),
+        FactorizeStep(layers=("heads.absent",)),
+        ClusterStep(exclude=("heads.absent",)),
+        QuantizeStep(ignore=("heads.absent",)),
+        QuantizeStep(layers={"heads.absent": 4}),
+    ],
+)
+def test_modules_that_are_not_there_are_said_before_the_first_step(network: Network, step: AnyStep) -> None:
+    with pytest.raises(CompressionError, match=r"step 0 names 'heads\.absent' in '\w+', no module of plain"):
+        check_names([step], network)
+    check_names([FactorizeStep(), step], network)  # who knows what the products are called
