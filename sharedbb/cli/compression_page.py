@@ -17,6 +17,7 @@ from sharedbb.cli.compression_table import (
     size,
     speeds,
     step_name,
+    times,
     worst,
 )
 from sharedbb.profiling.markup import escaped, rate, ticks
@@ -45,7 +46,9 @@ def compression_page(told: Told, pictures: Sequence[tuple[str, bytes]] = ()) -> 
     )
 
 
-_STEPS_NOTE = "In the order they were tried. Speed is against the untouched network, measured in turns."
+_STEPS_NOTE = (
+    "In the order they were tried. Speed is against the untouched network, measured in turns; –: not measured."
+)
 _PARETO_NOTE = (
     "The worst head's share of its quality over how many times as fast the network is, or how many times fewer "
     "multiply-adds it takes, where speed was not measured. The line joins those that none beats in both."
@@ -103,7 +106,7 @@ def _step_cells(row: Told) -> list[str]:
         f"{escaped(step_name(row))}{measured}",
         size(row["bytes"]),
         macs(row["macs"]),
-        f"{row['speedup']:.2f}×",
+        times(row["speedup"]),
         predicted(row) or "–",
         f"{escaped(head)} {_percent(share)}",
         FATES[row["fate"]],
@@ -134,7 +137,7 @@ def _tested(told: Told) -> str:
 
 def _pareto(rows: Sequence[Told]) -> str:
     """Quality of the worst head over speed, one dot for each network; over multiply-adds where none was measured."""
-    measured = any(row["speed"] for row in rows)
+    measured = any(row["speed"] for row in rows) and all(row["speedup"] is not None for row in rows)
     across = [row["speedup"] if measured else rows[0]["macs"] / row["macs"] for row in rows]
     down = [worst(row["relative"])[1] for row in rows]
     low, high = scale_of(down)

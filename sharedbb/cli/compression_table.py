@@ -41,6 +41,11 @@ def macs(count: int) -> str:
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 
+def times(speedup: float | None) -> str:
+    """How many times as fast: ``1.52×``; a dash where it was not measured."""
+    return "–" if speedup is None else f"{speedup:.2f}×"
+
+
 def worst(relative: Mapping[str, float]) -> tuple[str, float]:
     """The head that keeps the smallest share of its quality, and the share."""
     return min(relative.items(), key=lambda item: item[1])
@@ -86,7 +91,7 @@ def compression_table(told: Told) -> Group:
     steps.add_column("", overflow="fold")
     for row in told["rows"]:
         head, share = worst(row["relative"])
-        numbers = [size(row["bytes"]), macs(row["macs"]), f"{row['speedup']:.2f}×", f"{head} {share:.1%}"]
+        numbers = [size(row["bytes"]), macs(row["macs"]), times(row["speedup"]), f"{head} {share:.1%}"]
         numbers += [predicted(row)] if foreseen else []
         steps.add_row(Text(step_name(row)), *numbers, FATES[row["fate"]], style="" if row["fate"] == "kept" else "dim")
     steps.caption = Text(speeds(told))

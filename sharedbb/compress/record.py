@@ -108,6 +108,14 @@ class Row:
         """The step's type, ``start`` for the untouched network."""
         return self.step.type if self.step else "start"
 
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast the step made the network, on the deciding target; None where nobody measured it."""
+        if self.speeds:
+            return self.speeds[0].ratio
+        changes = self.step.claims_speed if isinstance(self.step, Shrinking) else getattr(self.step, "student", None)
+        return None if changes else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         facts = self.state.entry.facts
@@ -147,15 +155,18 @@ class Run:
         return self.rows[0].state
 
     @property
-    def speedups(self) -> tuple[float, ...]:
-        """How many times as fast as the untouched network each row's is, on the deciding target; 1 if not measured."""
-        found, kept, base, stage = list[float](), 1.0, 1.0, 0
+    def speedups(self) -> tuple[float | None, ...]:
+        """How many times as fast as the untouched network each row's is, on the deciding target.
+
+        None behind a step that changes how fast the network is and was not measured.
+        """
+        found, kept, base, stage = list[float | None](), None, None, -1
         for row in self.rows:
             if row.stage != stage:
                 stage, base = row.stage, kept
             begins = isinstance(row.step, Shrinking) or not found or self.rows[len(found) - 1].stage != row.stage
-            ratio = row.speeds[0].ratio if row.speeds else 1.0
-            found.append(base * ratio if begins else found[-1])
+            before = (base if begins else found[-1]) if row.step else 1.0
+            found.append(None if before is None or row.ratio is None else before * row.ratio)
             if row.fate == "kept":
                 kept = found[-1]
         return tuple(found)

@@ -245,6 +245,14 @@ def test_the_page_shows_every_step_and_escapes_every_name() -> None:
     assert text.count('rx="5"') == 3
 
 
+def test_speed_that_was_not_measured_is_a_dash_and_multiply_adds_stand_for_it() -> None:
+    rows = [*TOLD["rows"], {**_row("factorize", "kept", 2.5, 0.97), "speedup": None, "speed": []}]
+    text = compression_page({**TOLD, "rows": rows})
+    assert "<td>2.00×</td>" in text
+    assert "<td>–</td>" in text
+    assert "against multiply-adds saved" in text
+
+
 def test_words_and_numbers() -> None:
     assert step_name(TOLD["rows"][1]) == "prune structured 0.5"
     assert (size(5_400_000), size(310_400)) == ("5.4 MB", "310 kB")

@@ -303,6 +303,13 @@ def test_a_file_that_a_step_reads_decides_what_it_does(tmp_path: Path) -> None:
         _run(recipe, tmp_path, Workshop())
 
 
+def test_speed_that_nobody_measured_is_not_told(tmp_path: Path) -> None:
+    steps = ("code", "prune, amount: 0.25, faster: false", "finetune, steps: 1")
+    result = _run(_recipe(tmp_path, *steps), tmp_path, Workshop())
+    assert [row["speedup"] for row in result.to_dict()["rows"]] == [1.0, 1.0, None, None]
+    assert result.speeds[0].ratio == 2
+
+
 def test_the_record_is_plain_json(tmp_path: Path) -> None:
     told = _run(_recipe(tmp_path, "prune, amount: 0.25"), tmp_path, Workshop()).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
