@@ -17,6 +17,7 @@ from sharedbb.compiler.choose import Candidate, candidates, machine
 from sharedbb.compiler.form import Given
 from sharedbb.compiler.formed import formed
 from sharedbb.compiler.measure import interleaved, segment_calls
+from sharedbb.compress.calibration import stems
 from sharedbb.compress.costs import FEATURES, CostModel, Estimate, Observation, fit
 from sharedbb.compress.operators import Operator, of_nodes, operators
 from sharedbb.compress.planning import Piece, Subject
@@ -144,11 +145,15 @@ class Prepared:
 
 
 def _rounded(graph: Graph) -> Graph:
-    """The graph with every convolution and linear layer in int8, on grids that say nothing: only its speed counts."""
+    """The graph with convolutions and linear layers in int8, on grids that say nothing: only its speed counts.
+
+    What reads the picture stays in floats, as in every quantized network: transforms rewrite it.
+    """
     graph = fold_batch_norms(graph)
     grids: dict[str, Grid] = {}
+    alone = stems(graph)
     for edge, node, place, operand in edges(graph):
-        if node.kind not in ("conv2d", "linear") or place > 1:
+        if node.kind not in ("conv2d", "linear") or place > 1 or node.name in alone:
             continue
         if isinstance(operand, Weight):
             weight = graph.weights[operand.digest]

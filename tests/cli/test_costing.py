@@ -130,12 +130,15 @@ def test_observations_are_of_segments_and_of_all() -> None:
     assert {one.way for one in found} == {"eager f32"}
 
 
-def test_integers_are_on_grids_in_every_convolution() -> None:
+@pytest.mark.parametrize("transform", ["rgb", "haar"])
+def test_integers_are_on_grids_in_every_convolution_but_the_stem(transform: str) -> None:
     float_way, integers = EAGER[0], Way(EAGER[0].candidate, integers=True)
-    prepared = Prepared.of(TINY[0].network(), (float_way, integers))
+    network = TINY[0].network()
+    read = network.pipeline.model_dump() | {"transform": {"type": transform}}
+    network = replace(network, pipeline=network.pipeline.model_validate(read))
+    prepared = Prepared.of(network, (float_way, integers))
     counts = [sum(map(is_rounding, form.parts.graph.nodes)) for form in prepared.forms]
-    convolutions = sum(node.kind in ("conv2d", "linear") for node in prepared.forms[0].parts.graph.nodes)
-    assert counts == [0, 2 * convolutions]
+    assert counts == [0, 2 * 9]  # of the second layer and those of the heads
     assert str(integers) == "eager int8"
 
 
