@@ -49,12 +49,16 @@ class Expected:
     int8: float
     reuse: float
 
-    def of(self, choice: Choice) -> float:
-        """The loss of a choice, as if its parts were independent."""
+    def of(self, choice: Choice, now: Choice) -> float:
+        """The loss of a choice against how the network runs now, as if its parts were independent; never below 0."""
+        return max(0.0, 1 - self._kept(choice) / self._kept(now))
+
+    def _kept(self, choice: Choice) -> float:
+        """Of the quality in floats."""
         kept = 1 - (self.int8 if precision_of(choice.way) == "int8" else 0.0)
         kept *= 1 - _between(self.pruning, choice.pruning)
         kept *= 1 - _between(self.resolution, 1 - choice.side)
-        return 1 - kept * (1 - (self.reuse if choice.recomputed < 1 else 0.0))
+        return kept * (1 - (self.reuse if choice.recomputed < 1 else 0.0))
 
 
 def _between(curve: Mapping[float, float], at: float) -> float:
@@ -215,7 +219,7 @@ def plan(
     check_floors(floors, subject.heads)
     now = Choice(ways[0])
     outlooks = {
-        choice: _outlook(model, subject, choice, pieces)
+        choice: _outlook(model, subject, choice, now, pieces)
         for pruning, side in itertools.product(PRUNINGS, _sides(subject.size))
         for pieces in [_changed(subject, pruning, side)]
         for choice in [Choice(way, pruning, side, share) for way in ways for share in recomputed]
@@ -257,11 +261,11 @@ def smaller(size: Size, side: float) -> Size:
     return size if side == 1 else Size(height, width)
 
 
-def _outlook(model: CostModel, subject: Subject, choice: Choice, pieces: Sequence[Piece]) -> Outlook:
+def _outlook(model: CostModel, subject: Subject, choice: Choice, now: Choice, pieces: Sequence[Piece]) -> Outlook:
     """What a choice would give whose network consists of ``pieces``."""
     measured = subject.measured.get(choice.way) if choice.untouched else None
     time = _time(model, subject, choice, pieces) if measured is None else Estimate.around(measured, 1.0)
-    losses = {head: EXPECTED.get(kind, EXPECTED["detection"]).of(choice) for head, kind in subject.heads.items()}
+    losses = {head: EXPECTED.get(kind, EXPECTED["detection"]).of(choice, now) for head, kind in subject.heads.items()}
     return Outlook(choice, smaller(subject.size, choice.side), time, measured is not None, macs(_all(pieces)), losses)
 
 

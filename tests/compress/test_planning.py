@@ -113,10 +113,16 @@ def test_a_target_beyond_reach_names_the_fastest() -> None:
     assert found.fastest.choice == Choice("x f32", pruning=0.75, side=0.5)
 
 
+def test_a_network_that_is_quantized_loses_nothing_by_staying_so() -> None:
+    found = plan(MODEL, SUBJECT, ["x int8", "x f32"], floors={"surface": 1.0})
+    assert found.now.worst == of(found, Choice("x f32")).worst == 0
+    assert of(found, Choice("x int8", pruning=0.5)).losses["surface"] == pytest.approx(0.02)
+
+
 def test_losses_add_up_as_if_independent() -> None:
-    loss = EXPECTED["segmentation"].of(Choice("x int8", pruning=0.5, side=5 / 6, recomputed=0.5))
+    loss = EXPECTED["segmentation"].of(Choice("x int8", pruning=0.5, side=5 / 6, recomputed=0.5), Choice("x f32"))
     assert loss == pytest.approx(1 - 0.995 * 0.98 * 0.98 * 0.99)
-    assert EXPECTED["segmentation"].of(Choice("x f32", pruning=0.375)) == pytest.approx(0.0125)
+    assert EXPECTED["segmentation"].of(Choice("x f32", pruning=0.375), Choice("x f32")) == pytest.approx(0.0125)
 
 
 def test_every_kind_of_head_has_an_expectation() -> None:
