@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Combinations in the table."""
 
+POOR = 0.5
+"""Median error of a cost model above which it was measured on a machine that was not quiet."""
+
 
 def plan(
     pipeline: PipelineArgument,
@@ -176,6 +179,8 @@ def _verdict(found: Plan, model: CostModel) -> list[str]:
         f"The model of {found.now.choice.way} was fitted to {law.networks} networks, "
         f"median error {law.error:.0%} on those it had not seen.",
     ]
+    if law.error > POOR:
+        said.append("That says little: the machine was busy, as it seems. --anew measures again when it is not.")
     if found.fastest is None:
         return ["Nothing keeps these floors, not even the network as it is.", *said]
     if found.target_ms is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_the_tables_say_what_is_measured_and_what_is_predicted(sharedbb: Callabl
         "Losses are assumed, not predicted",
     ):
         assert text in said
+
+
+def test_a_poor_model_is_called_so(
+    sharedbb: Callable[..., Any], pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "busy" not in sharedbb("plan", pipeline).out
+    poor = replace(MODEL, laws={"eager f32": replace(MODEL.laws["eager f32"], error=3.27)})
+    monkeypatch.setattr("sharedbb.cli.costing.cost_model", lambda *args, **kwargs: poor)
+    said = " ".join(sharedbb("plan", pipeline).out.split())
+    assert "median error 327% on those it had not seen. That says little: the machine was busy" in said
 
 
 def test_json_is_the_whole_plan(sharedbb: Callable[..., Any], pipeline: Path, tmp_path: Path) -> None:
