@@ -53,14 +53,14 @@ class Fusion:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         reached = self.scores
-        said = {one.name: one.said for sets in self.sets.values() for one in sets}
+        said = [f"{one.name}: {sentence}" for sets in self.sets.values() for one in sets for sentence in one.said]
         return {
             "student": self.pipeline.name,
             "fuse": self.fuse.model_dump(mode="json"),
             "heads": {name: self._head(name, reached.get(name)) for name in self.pipeline.heads},
             "teachers": {name: teacher.describe() for name, teacher in self.teachers.items()},
             "pictures": {role: {one.name: len(one) for one in sets} for role, sets in self.sets.items()},
-            "said": [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences],
+            "said": list(dict.fromkeys(said)),
             "training": {"steps": self.clock.step, "seconds": self.clock.seconds, "loss": self.clock.loss},
             "validations": [{"step": one.step, "scores": dict(one.headlines)} for one in self.selection.validations],
             "best_step": self.selection.step,

@@ -281,6 +281,14 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(file: Path) -> None
     assert "05.png" in said
 
 
+def test_what_is_said_of_one_part_of_a_set_is_not_hidden_by_its_others(file: Path) -> None:
+    (file.parent / "clip" / "05.png").write_bytes(b"no picture")
+    told = run(file, "work", "training.steps=1", "data.val=[clip]", "data.test=[clip]").to_dict()
+    assert told["pictures"]["train"]["clip"] == 9
+    (said,) = told["said"]
+    assert "05.png" in said
+
+
 def test_the_artifact_says_where_it_comes_from(file: Path) -> None:
     sets = "data.train=[clip, {set: labelled, share: 0.25}, clip2]"
     result = run(file, "work", "training.steps=1", sets, "data.test=[held]")
