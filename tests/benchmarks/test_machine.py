@@ -132,7 +132,7 @@ def test_a_clock_that_drifted_is_noticed(monkeypatch: pytest.MonkeyPatch, after:
 
 def test_what_was_measured_with_is_named_by_its_digest() -> None:
     found = Watch([0]).conditions().weights
-    assert set(found) == {"street", "street-half", "street-small"}
+    assert set(found) == {"street", "street-half", "street-medium", "street-small"}
     for name, digits in found.items():
         assert artifact.digest(machine.PIPELINES / f"{name}.sbb").startswith(digits)
         assert len(digits) == machine.DIGITS

@@ -413,6 +413,7 @@ def test_the_readmes_own_tables_say_what_was_measured() -> None:
     for row, name in (
         ("[street](pipelines/street.yaml), bf16", "street, bf16"),
         ("the same in int8", "street, int8"),
+        ("[street-medium](pipelines/street-medium.yaml), bf16", "street-medium, bf16"),
         ("[street-small](pipelines/street-small.yaml), bf16", "street-small, bf16"),
     ):
         line = next(line for line in readme.splitlines() if line.startswith(f"| {row}"))
