@@ -138,7 +138,8 @@ def test_compression_is_compared_with_the_network_before() -> None:
         "street-small, int8: speedup": 4.0,
         "street-small, int8: quality kept by the worst head": 1.0,
     }
-    assert [number.is_met for number in numbers.values()] == [False, True, True, True, True, True, False, True, True, True, True]
+    missed = [name for name, number in numbers.items() if not number.is_met]
+    assert missed == ["street, int8: speedup", "street-small, bf16: quality kept by the worst head"]
 
 
 def test_an_error_counts_whatever_its_sign() -> None:
