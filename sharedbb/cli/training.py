@@ -113,7 +113,7 @@ def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
     Raises DataError for sets that do not fit the pipeline or each other, WeightsError for weights to begin with that do
     not fit, CompressionError as ``Training.run`` does.
     """
-    network, start = _begin(_of_heads(wanted), wanted.start)
+    network, start, learnt = _begin(_of_heads(wanted), wanted.start)
     sets = _Sets.of(network.pipeline, wanted, watch)
     examiners = {part: Examiner.of(network.pipeline, sets.parts[part]) for part in sets.parts if part != "train"}
     judges = examiners["val"].names()
@@ -130,7 +130,7 @@ def run(wanted: Wanted, work: Path, watch: Watch) -> Trained:
         judged=examiners["val"].spread(MOST_VALIDATED) if judges else None,
         every=wanted.every,
         patience=wanted.patience,
-        learnt=start is not None,
+        learnt=learnt,
         watch=watch,
     )
     result = training.run()
@@ -201,15 +201,17 @@ def _of_heads(wanted: Wanted) -> Pipeline:
     return wanted.pipeline.model_copy(update={"heads": kept, "branches": {}})
 
 
-def _begin(pipeline: Pipeline, start: Path | None) -> tuple[Network, str | None]:
-    """The network to train, and what its weights are: those of ``start``, else the pipeline's, else random ones."""
-    if start is not None:
-        network = begun(pipeline, start)[0]
-        return network, artifact.digest(artifact_of(start))
+def _begin(pipeline: Pipeline, start: Path | None) -> tuple[Network, str | None, bool]:
+    """The network to train; what its weights are: those of ``start``, else the pipeline's, else random; if all learnt.
+
+    A head that begins at random is not learnt, however good the others are.
+    """
     weights = pipeline.backbone.weights
-    if weights is None or not weights.endswith(artifact.SUFFIX):
-        return Network.of(pipeline), weights
-    return begun(pipeline, weights)[0], artifact.digest(weights)
+    if start is None and (weights is None or not weights.endswith(artifact.SUFFIX)):
+        return Network.of(pipeline), weights, False
+    file = artifact_of(start or str(weights))
+    network, new = begun(pipeline, file)
+    return network, artifact.digest(file), not new
 
 
 def _check_known(pipeline: Pipeline, data: Data) -> None:

@@ -187,6 +187,15 @@ def test_it_begins_with_the_weights_of_an_artifact(plain: Path) -> None:
         assert torch.equal(value, (learnt if known else plainly.module.state_dict())[name].to(value.dtype)), name
 
 
+@pytest.mark.parametrize(("heads", "first"), [(["scene"], 1), (["surface", "objects", "scene"], 0)])
+def test_weights_to_begin_with_are_the_best_only_where_all_heads_have_learnt(
+    plain: Path, heads: list[str], first: int
+) -> None:
+    start = run(plain, "start.sbb", head=heads)
+    run(plain, "begun.sbb", start=start, json_file=plain / "record.json")
+    assert json.loads((plain / "record.json").read_text())["validations"][0]["step"] == first
+
+
 def test_what_cannot_be_used_is_said(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     maps = plain / "maps"
     for number in range(4, 20):
