@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ def export(network: Network, target: str, path: str | Path) -> Exported:
     """Write a network for another engine: ``target`` is one of TARGETS, ``path`` ends in that target's suffix.
 
     The file holds the network at the pipeline's input size with normalisation inside (see ``Standalone``); placing the
-    picture before and decoding the answers after are the caller's. OpenVINO's weights go into a file beside it.
+    picture before and decoding the answers after are the caller's. OpenVINO's weights go into a file beside it. Files
+    of these names stay as they are until all is written.
 
     Raises CompressionError for an unknown target or suffix, a package that is missing, and a network that the target
     cannot hold.
@@ -133,7 +135,10 @@ def export(network: Network, target: str, path: str | Path) -> Exported:
         warnings.simplefilter("ignore")
         shapes = {name: tuple(answer.shape) for name, answer in standalone(picture).items()}
         try:
-            known.write(standalone, picture, path)
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+                known.write(standalone, picture, Path(folder) / path.name)
+                for written in Path(folder).iterdir():
+                    written.replace(path.parent / written.name)
         except Exception as error:  # of whatever kind the target's package raises
             raise CompressionError(f"cannot export {network.pipeline.name} to {target}: {_reason(error)}") from error
     said: tuple[str, ...] = ()

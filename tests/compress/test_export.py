@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -199,3 +200,16 @@ def test_what_a_target_cannot_write_is_said(network: Network, tmp_path: Path, mo
     monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=refuse))
     with pytest.raises(CompressionError, match=r"cannot export tiny to onnx: no such operator$"):
         export(network, "onnx", tmp_path / "net.onnx")
+
+
+def test_a_full_disk_leaves_the_last_export(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halfway(module: Standalone, picture: Tensor, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    made = tmp_path / "net.onnx"
+    made.write_bytes(b"the last one")
+    monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=halfway))
+    with pytest.raises(CompressionError, match="No space left"):
+        export(network, "onnx", made)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the last one"]
