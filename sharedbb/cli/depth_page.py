@@ -161,8 +161,10 @@ def _mark(style: str, place: Point, title: str) -> str:
 
 
 def _label(text: str, place: Point) -> str:
-    """The name of a dot, below it."""
-    at = f'x="{place[0]:.2f}%" y="{_y(place[1]) + 20:.1f}" text-anchor="{anchor(place[0] / 100)}"'
+    """The name of a dot, below it, or above it where the axis is."""
+    below = _y(place[1]) + 20
+    y = below if below <= _y(1) else below - 32
+    at = f'x="{place[0]:.2f}%" y="{y:.1f}" text-anchor="{anchor(place[0] / 100)}"'
     return f"<text {at}>{escaped(text)}</text>"
 
 

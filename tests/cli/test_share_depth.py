@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,14 @@ def test_the_page_has_a_dot_for_each_network_and_a_chart_for_each_head(told: dic
     assert page.count('<rect class="failed"') == 2
     assert page.count('<rect class="full"') == 1 + 2
     assert page.count("far below the floor") == 2
+
+
+def test_names_of_dots_keep_clear_of_the_axis(told: dict[str, Any]) -> None:
+    chart = depth_page(told).partition('<svg class="plot"')[2].partition("</svg>")[0]
+    texts = {text: float(y) for y, text in re.findall(r'<text [^>]*y="([\d.]+)"[^>]*>([^<]+)</text>', chart)}
+    axis = next(y for text, y in texts.items() if text.endswith(("ms", "adds")))
+    assert texts["up to 16"] < axis - 20  # the lowest dot
+    assert all(texts[name] < axis - 10 for name in ("nothing", "up to 4", "chosen"))
 
 
 def test_the_table_says_what_became_of_every_depth(told: dict[str, Any]) -> None:
